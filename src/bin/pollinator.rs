@@ -1,0 +1,2 @@
+//! The `pollinator` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Pure content addressing: digests of bytes. No I/O, no clock.

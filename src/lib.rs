@@ -1,0 +1,23 @@
+//! Pollinator: a folder on a laptop runs on a supercomputer, a Kubernetes cluster or this machine.
+//!
+//! The library is the whole product; the programs in `src/bin` only start it. Rooms (modules) stand
+//! on floors and name only rooms on lower floors: `docs/architecture.md` is the map.
+//!
+//! Nothing in here prints: long operations emit [`event::Event`]s, and the command line, `--json`
+//! and the tests are readers of that one stream.
+
+pub mod cfs;
+pub mod cli;
+pub mod colonies;
+pub mod colony;
+pub mod config;
+pub mod content;
+pub mod event;
+pub mod executor;
+pub mod index;
+pub mod journal;
+pub mod net;
+pub mod project;
+pub mod run;
+pub mod sqlite;
+pub mod store;
