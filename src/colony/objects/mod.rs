@@ -20,7 +20,10 @@ use axum::error_handling::HandleError;
 use axum::serve::ListenerExt;
 use catalogue::Catalogue;
 use content::Contents;
-use s3s::auth::SimpleAuth;
+use s3s::S3ErrorCode;
+use s3s::S3Result;
+use s3s::auth::S3Auth;
+use s3s::auth::SecretKey;
 use s3s::service::S3ServiceBuilder;
 use service::Endpoint;
 use std::fs::File;
@@ -44,6 +47,16 @@ pub struct Keys {
     pub secret_key: Secret,
 }
 
+#[async_trait::async_trait]
+impl S3Auth for Keys {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == self.access_key {
+            return Ok(SecretKey::from(self.secret_key.expose()));
+        }
+        Err(error::refuse(S3ErrorCode::InvalidAccessKeyId, "the access key id you provided does not exist in our records"))
+    }
+}
+
 /// Serves the objects in `folder` (made when missing) until `shutdown`. Requests under way get a few seconds to end.
 ///
 /// # Errors
@@ -52,7 +65,7 @@ pub async fn serve(listener: TcpListener, folder: PathBuf, keys: Keys, shutdown:
     let opened = tokio::task::spawn_blocking(move || open(&folder)).await.map_err(|e| Error::Serve(std::io::Error::other(e)))?;
     let (endpoint, written, _lock) = opened?;
     let mut builder = S3ServiceBuilder::new(endpoint);
-    builder.set_auth(SimpleAuth::from_single(keys.access_key, keys.secret_key.expose()));
+    builder.set_auth(keys);
     let service = HandleError::new(builder.build(), async |error: s3s::HttpError| {
         tracing::error!(?error, "the S3 endpoint failed");
         http::StatusCode::INTERNAL_SERVER_ERROR

@@ -1,0 +1,490 @@
+//! The object store client against the local colony's S3 endpoint, and against servers that are down, hang or talk nonsense.
+
+#[path = "common/cut_proxy.rs"]
+mod cut_proxy;
+#[path = "common/raw_s3.rs"]
+mod raw_s3;
+#[path = "common/store_conformance.rs"]
+mod store_conformance;
+
+use bytes::Bytes;
+use pollinator::colony::objects;
+use pollinator::config::Secret;
+use pollinator::config::StoreAccess;
+use pollinator::store::Error;
+use pollinator::store::Metadata;
+use pollinator::store::Patience;
+use pollinator::store::Store;
+use raw_s3::Call;
+use raw_s3::Payload;
+use raw_s3::Raw;
+use serde_json::Value;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+use store_conformance::bytes;
+use store_conformance::no_progress;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+fn access(endpoint: String, bucket: &str) -> StoreAccess {
+    StoreAccess {
+        endpoint,
+        tls: false,
+        skip_verify: false,
+        access_key: "local-key".into(),
+        secret_key: Secret::new("local-secret-of-this-test"),
+        region: String::new(),
+        bucket: bucket.into(),
+    }
+}
+
+/// Our endpoint on a folder.
+struct Server {
+    access: StoreAccess,
+    folder: PathBuf,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), objects::Error>>,
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Server {
+    async fn start() -> Server {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut server = Server::on(temporary.path().join("objects")).await;
+        server._temporary = Some(temporary);
+        Store::new(&server.access).unwrap().ensure_bucket().await.unwrap();
+        server
+    }
+
+    async fn on(folder: PathBuf) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let access = access(listener.local_addr().unwrap().to_string(), "conformance");
+        let keys = objects::Keys { access_key: access.access_key.clone(), secret_key: access.secret_key.clone() };
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(objects::serve(listener, folder.clone(), keys, stop.clone()));
+        Server { access, folder, stop, task, _temporary: None }
+    }
+
+    fn access(&self) -> &StoreAccess {
+        &self.access
+    }
+
+    fn data_files(&self) -> usize {
+        std::fs::read_dir(self.folder.join("data")).unwrap().count()
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+store_conformance!(Server::start());
+
+fn impatient(endpoint: String) -> Store {
+    let patience = Patience { stall: Duration::from_millis(300), attempts: 2 };
+    Store::with_patience(&access(endpoint, "bucket"), patience).unwrap()
+}
+
+/// Every operation of a store, each with the error that it gives.
+async fn all_errors(store: &Store) -> Vec<Error> {
+    let large = bytes(17 * 1024 * 1024);
+    vec![
+        store.ensure_bucket().await.unwrap_err(),
+        store.head("k").await.unwrap_err(),
+        store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap_err(),
+        store.put("k", &large[..], large.len() as u64, &Metadata::new(), &no_progress).await.unwrap_err(),
+        store.get("k", &mut Vec::new(), &no_progress).await.unwrap_err(),
+        store.copy("k", "l").await.unwrap_err(),
+        store.list("").await.unwrap_err(),
+        store.delete("k").await.unwrap_err(),
+    ]
+}
+
+#[tokio::test]
+async fn a_server_that_is_down_is_unreachable_and_that_is_temporary() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let began = Instant::now();
+    for error in all_errors(&impatient(free.to_string())).await {
+        assert!(matches!(error, Error::Unreachable { .. }) && error.is_temporary() && error.is_unreachable(), "{error:?}");
+        assert!(error.hint().unwrap().contains("AWS_S3_ENDPOINT"));
+        assert!(error.to_string().contains(&free.to_string()), "{error}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+}
+
+/// A server that does with each connection what `answer` does.
+async fn odd_server<F>(answer: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> String
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer(stream));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up() {
+    let address = odd_server(|mut stream| async move {
+        // Takes everything, says nothing.
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    });
+    let store = impatient(address.await);
+    for call in [store.head("k").await.unwrap_err(), store.list("").await.unwrap_err()] {
+        assert!(matches!(call, Error::Timeout { .. }) && call.is_temporary(), "{call:?}");
+    }
+    let put = store.put_bytes("k", Bytes::from(bytes(100_000)), &Metadata::new()).await.unwrap_err();
+    assert!(matches!(put, Error::Timeout { .. }), "{put:?}");
+}
+
+#[tokio::test]
+async fn a_download_that_stands_still_is_given_up() {
+    let address = odd_server(|mut stream| async move {
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await;
+        let head = "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\netag: \"e\"\r\n\r\nonly this";
+        let _ = stream.write_all(head.as_bytes()).await;
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    });
+    let mut back = Vec::new();
+    let error = impatient(address.await).get("k", &mut back, &no_progress).await.unwrap_err();
+    // The second attempt is answered with the beginning instead of the rest, which is no answer to a Range.
+    assert!(matches!(error, Error::Timeout { .. } | Error::Garbage { .. }), "{error:?}");
+    assert_eq!(back, b"only this");
+}
+
+#[tokio::test]
+async fn a_server_that_talks_nonsense_is_an_error() {
+    for nonsense in [
+        "SSH-2.0-OpenSSH_9.2p1\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: 12\r\n\r\n<html></html",
+        "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 12\r\n\r\n<html></html",
+        "HTTP/1.1 302 Found\r\nlocation: /login\r\ncontent-length: 0\r\n\r\n",
+        "\u{0}\u{1}\u{2}\r\n\r\n",
+    ] {
+        let address = odd_server(move |mut stream| async move {
+            let mut request = vec![0; 64 * 1024];
+            let _ = stream.read(&mut request).await;
+            let _ = stream.write_all(nonsense.as_bytes()).await;
+        });
+        let store = impatient(address.await);
+        let list = store.list("").await.unwrap_err();
+        let put = store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap_err();
+        for error in [list, put] {
+            assert!(!matches!(error, Error::Timeout { .. } | Error::Setup { .. }), "{nonsense:?}: {error:?}");
+            assert!(error.to_string().len() < 2000, "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_said_to_be_full() {
+    struct Full(usize);
+    impl tokio::io::AsyncWrite for Full {
+        fn poll_write(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            data: &[u8],
+        ) -> std::task::Poll<std::io::Result<usize>> {
+            if self.0 == 0 {
+                return std::task::Poll::Ready(Err(std::io::Error::from_raw_os_error(libc::ENOSPC)));
+            }
+            let count = self.0.min(data.len());
+            self.0 -= count;
+            std::task::Poll::Ready(Ok(count))
+        }
+        fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+    let server = Server::start().await;
+    let store = Store::new(server.access()).unwrap();
+    store.put_bytes("full/object", Bytes::from(bytes(3_000_000)), &Metadata::new()).await.unwrap();
+    let error = store.get("full/object", Full(1_000_000), &no_progress).await.unwrap_err();
+    assert!(matches!(error, Error::NoSpace { .. }) && !error.is_temporary(), "{error:?}");
+    assert!(error.hint().unwrap().contains("space"));
+}
+
+#[tokio::test]
+async fn keys_that_climb_are_refused_by_the_client_and_harmless_to_the_endpoint() {
+    let server = Server::start().await;
+    let store = Store::new(server.access()).unwrap();
+    let error = store.put_bytes("a/../../b", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap_err();
+    assert!(matches!(error, Error::BadKey { .. }), "{error:?}");
+    // A client that does send them: the key is only a name.
+    let raw = Raw::new(server.access());
+    let call = Call { method: "PUT", path: "/conformance/../../../etc/x", body: b"harmless", ..Call::EMPTY };
+    let (_, headers, body) = raw.signed(&call);
+    let reply = by_hand(server.access(), "PUT /conformance/../../../etc/x", &headers, &body, false).await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    assert_eq!(store.list("").await.unwrap(), [("../../../etc/x".to_owned(), 8)]);
+    for key in ["folder/", "a//b", &"long/".repeat(200)] {
+        let stored = store.put_bytes(key, Bytes::from_static(b"x"), &Metadata::new()).await.unwrap();
+        assert_eq!(store.head(key).await.unwrap().unwrap().etag, stored.etag, "{key}");
+    }
+}
+
+/// Sends a request over a bare connection; waits for `100 Continue` before the body where `polite`.
+async fn by_hand(
+    access: &StoreAccess,
+    line: &str,
+    headers: &std::collections::BTreeMap<String, String>,
+    body: &[u8],
+    polite: bool,
+) -> String {
+    let mut stream = TcpStream::connect(&access.endpoint).await.unwrap();
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    stream.write_all(format!("{line} HTTP/1.1\r\n{headers}connection: close\r\n\r\n").as_bytes()).await.unwrap();
+    if polite {
+        let mut answer = [0; 25];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    }
+    stream.write_all(body).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    reply
+}
+
+#[tokio::test]
+async fn a_client_that_expects_100_continue_gets_it() {
+    let server = Server::start().await;
+    let raw = Raw::new(server.access());
+    let call = Call {
+        method: "PUT",
+        path: "/conformance/python",
+        headers: &[("expect", "100-continue"), ("x-amz-checksum-crc32", "M8Vjqg=="), ("x-amz-sdk-checksum-algorithm", "CRC32")],
+        body: b"from python",
+        ..Call::EMPTY
+    };
+    let (target, headers, body) = raw.signed(&call);
+    let reply = by_hand(server.access(), &format!("PUT {target}"), &headers, &body, true).await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+    let kept =
+        raw.send(Call { path: "/conformance/python", headers: &[("x-amz-checksum-mode", "ENABLED")], ..Call::EMPTY }).await;
+    assert_eq!((kept.text().as_str(), kept.headers["x-amz-checksum-crc32"].as_str()), ("from python", "M8Vjqg=="));
+}
+
+#[tokio::test]
+async fn wrong_checksums_are_refused_and_leave_nothing() {
+    let server = Server::start().await;
+    let raw = Raw::new(server.access());
+    for (header, value) in [
+        ("content-md5", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ("x-amz-checksum-crc32", "AAAAAA=="),
+        ("x-amz-checksum-crc32c", "AAAAAA=="),
+        ("x-amz-checksum-sha256", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+    ] {
+        let call = Call { method: "PUT", path: "/conformance/bad", headers: &[(header, value)], body: b"bytes", ..Call::EMPTY };
+        assert_eq!(raw.send(call).await.verdict(), (400, "BadDigest".into()), "{header}");
+    }
+    let lies = bytes(200_000);
+    let (target, headers, mut body) = raw.signed(&Call { method: "PUT", path: "/conformance/bad", body: &lies, ..Call::EMPTY });
+    body[150_000] ^= 1;
+    let reply = reqwest_put(server.access(), &target, headers, body).await;
+    assert_eq!(reply, 400);
+    assert_eq!(raw.send(Call { path: "/conformance/bad", ..Call::EMPTY }).await.status, 404);
+    assert_eq!(server.data_files(), 0);
+}
+
+async fn reqwest_put(
+    access: &StoreAccess,
+    target: &str,
+    headers: std::collections::BTreeMap<String, String>,
+    body: Vec<u8>,
+) -> u16 {
+    let mut request = pollinator::net::http_client(false).unwrap().put(format!("http://{}{target}", access.endpoint));
+    for (name, value) in headers {
+        request = request.header(name, value);
+    }
+    request.body(body).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn listings_page_and_group() {
+    let server = Server::start().await;
+    let store = Store::new(server.access()).unwrap();
+    for key in ["a", "b/1", "b/2", "b/c/3", "d ä+%"] {
+        store.put_bytes(key, Bytes::from_static(b"x"), &Metadata::new()).await.unwrap();
+    }
+    let raw = Raw::new(server.access());
+    for version in [&[("list-type", "2")][..], &[]] {
+        let query = [version, &[("delimiter", "/"), ("encoding-type", "url")]].concat();
+        let page = raw.send(Call { path: "/conformance", query: &query, ..Call::EMPTY }).await;
+        assert_eq!(page.tags("Key"), ["a", "d%20%C3%A4%2B%25"], "{}", page.text());
+        assert!(page.text().contains("<CommonPrefixes><Prefix>b/</Prefix></CommonPrefixes>"), "{}", page.text());
+        let (mut from, mut seen) = (None::<(&str, String)>, Vec::new());
+        loop {
+            let mut query = [version, &[("max-keys", "2")]].concat();
+            query.extend(from.as_ref().map(|(name, value)| (*name, value.as_str())));
+            let page = raw.send(Call { path: "/conformance", query: &query, ..Call::EMPTY }).await;
+            seen.extend(page.tags("Key"));
+            let next = page.tag("NextContinuationToken").map(|t| ("continuation-token", t));
+            match next.or(page.tag("NextMarker").map(|m| ("marker", m))) {
+                Some(next) => from = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen, ["a", "b/1", "b/2", "b/c/3", "d ä+%"]);
+    }
+    let after =
+        raw.send(Call { path: "/conformance", query: &[("list-type", "2"), ("start-after", "b/2")], ..Call::EMPTY }).await;
+    assert_eq!(after.tags("Key"), ["b/c/3", "d ä+%"]);
+    let body = b"<Delete><Object><Key>a</Key></Object><Object><Key>never there</Key></Object></Delete>";
+    let call = Call { method: "POST", path: "/conformance", query: &[("delete", "")], body, ..Call::EMPTY };
+    assert_eq!(raw.send(call).await.tags("Key"), ["a", "never there"]);
+    assert_eq!(store.list("").await.unwrap().len(), 4);
+    let buckets = raw.send(Call::EMPTY).await;
+    assert_eq!(buckets.tags("Name"), ["conformance"]);
+    assert_eq!(
+        raw.send(Call { method: "DELETE", path: "/conformance", ..Call::EMPTY }).await.verdict(),
+        (409, "BucketNotEmpty".into())
+    );
+}
+
+#[tokio::test]
+async fn unfinished_uploads_are_listed_and_can_be_removed() {
+    let server = Server::start().await;
+    let raw = Raw::new(server.access());
+    let mut ids = Vec::new();
+    for key in ["u/1", "u/2", "u/2", "v/1"] {
+        let path = format!("/conformance/{key}");
+        let begun = raw.send(Call { method: "POST", path: &path, query: &[("uploads", "")], ..Call::EMPTY }).await;
+        let id = begun.tag("UploadId").unwrap();
+        let query = [("partNumber", "7"), ("uploadId", id.as_str())];
+        assert_eq!(raw.send(Call { method: "PUT", path: &path, query: &query, body: b"part", ..Call::EMPTY }).await.status, 200);
+        // The same part again takes the place of the first.
+        assert_eq!(raw.send(Call { method: "PUT", path: &path, query: &query, body: b"part", ..Call::EMPTY }).await.status, 200);
+        ids.push((path, id));
+    }
+    assert_eq!(server.data_files(), 4);
+    let (mut markers, mut seen) = ((String::new(), String::new()), Vec::new());
+    loop {
+        let query = [
+            ("uploads", ""),
+            ("prefix", "u/"),
+            ("max-uploads", "1"),
+            ("key-marker", markers.0.as_str()),
+            ("upload-id-marker", markers.1.as_str()),
+        ];
+        let page = raw.send(Call { path: "/conformance", query: &query, ..Call::EMPTY }).await;
+        seen.extend(page.tags("Key"));
+        let (Some(key), Some(id)) = (page.tag("NextKeyMarker"), page.tag("NextUploadIdMarker")) else { break };
+        markers = (key, id);
+    }
+    assert_eq!(seen, ["u/1", "u/2", "u/2"]);
+    for (path, id) in &ids {
+        let abort = || Call { method: "DELETE", path, query: &[], ..Call::EMPTY };
+        let query = [("uploadId", id.as_str())];
+        assert_eq!(raw.send(Call { query: &query, ..abort() }).await.status, 204);
+        assert_eq!(raw.send(Call { query: &query, ..abort() }).await.verdict(), (404, "NoSuchUpload".into()));
+    }
+    assert_eq!(server.data_files(), 0);
+}
+
+/// The recorded requests of other clients, signed anew, are answered as the recorded server answered them.
+#[tokio::test]
+async fn recorded_requests_of_other_clients_are_answered() {
+    let server = Server::start().await;
+    Store::new(&StoreAccess { bucket: "colonies".into(), ..server.access().clone() }).unwrap().ensure_bucket().await.unwrap();
+    let raw = Raw::new(server.access());
+    let recorded: Value = serde_json::from_str(include_str!("wire/s3-requests.json")).unwrap();
+    let (mut upload, mut replayed) = (String::new(), 0);
+    for exchange in recorded["exchanges"].as_array().unwrap() {
+        let (request, response) = (&exchange["request"], &exchange["response"]);
+        let words: Vec<&str> = request["line"].as_str().unwrap().split(' ').collect();
+        let (path, query) = words[1].split_once('?').unwrap_or((words[1], ""));
+        let query: Vec<(&str, &str)> = query.split('&').filter(|q| !q.is_empty()).map(|q| q.split_once('=').unwrap()).collect();
+        let query: Vec<(&str, &str)> = query.into_iter().map(|(n, v)| (n, if n == "uploadId" { &upload } else { v })).collect();
+        let headers = request["headers"].as_object().unwrap();
+        let kept: Vec<(&str, &str)> = headers
+            .iter()
+            .filter(|(name, _)| {
+                !matches!(name.as_str(), "content-length" | "x-amz-content-sha256" | "x-amz-decoded-content-length")
+            })
+            .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+            .collect();
+        let begins = request["body_begins"].as_str().unwrap();
+        let (payload, body) = match headers["x-amz-content-sha256"].as_str().unwrap() {
+            "STREAMING-AWS4-HMAC-SHA256-PAYLOAD" => {
+                let length: usize = headers["x-amz-decoded-content-length"].as_str().unwrap().parse().unwrap();
+                let first = begins.split_once("\r\n").unwrap().1;
+                let body = if length < 1000 { first[..length].into() } else { vec![b'z'; length] };
+                (Payload::Chunks, body)
+            }
+            "UNSIGNED-PAYLOAD" => (Payload::Unsigned, begins.into()),
+            _ => (Payload::Signed, begins.into()),
+        };
+        let call = Call { method: words[0], path, query: &query, headers: &kept, body: &body, payload };
+        let reply = raw.send(call).await;
+        let case = exchange["case"].as_str().unwrap();
+        let status: u16 = response["line"].as_str().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        assert_eq!(reply.status, status, "{case}: {}", reply.text());
+        for name in ["etag", "x-amz-checksum-crc32", "x-amz-bucket-region", "x-amz-checksum-algorithm"] {
+            let expected = response["headers"][name].as_str();
+            assert_eq!(
+                expected.or(reply.headers.get(name).map(String::as_str)),
+                reply.headers.get(name).map(String::as_str),
+                "{case}: {name}"
+            );
+        }
+        if case == "complete" {
+            assert_eq!(reply.etag(), "927ae5843843598103b6f9f6adb9c442-2");
+        }
+        if words[0] == "GET" && query.is_empty() {
+            assert_eq!(reply.text(), response["body"].as_str().unwrap(), "{case}");
+        }
+        upload = reply.tag("UploadId").unwrap_or(upload);
+        replayed += 1;
+    }
+    assert_eq!(replayed, recorded["exchanges"].as_array().unwrap().len());
+}
+
+#[tokio::test]
+async fn objects_survive_a_restart_and_leftovers_do_not() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("objects");
+    let server = Server::on(folder.clone()).await;
+    let store = Store::new(server.access()).unwrap();
+    store.ensure_bucket().await.unwrap();
+    let metadata = Metadata::from([("pollinator-mode".into(), "755".into())]);
+    let data = bytes(1_000_000);
+    store.put("kept", &data[..], data.len() as u64, &metadata, &no_progress).await.unwrap();
+    store.put_bytes("small", Bytes::from_static(b"small"), &metadata).await.unwrap();
+    store.put("gone", &data[..], data.len() as u64, &metadata, &no_progress).await.unwrap();
+    store.delete("gone").await.unwrap();
+    assert_eq!(server.data_files(), 1);
+    let second = Server::on(folder.clone()).await;
+    assert!(matches!(second.task.await.unwrap(), Err(objects::Error::InUse { .. })));
+    server.stop().await;
+    std::fs::write(folder.join("data/half-written"), b"half").unwrap();
+
+    let server = Server::on(folder).await;
+    let store = Store::new(server.access()).unwrap();
+    assert_eq!(store.list("").await.unwrap(), [("kept".into(), 1_000_000), ("small".into(), 5)]);
+    let mut back = Vec::new();
+    let info = store.get("kept", &mut back, &no_progress).await.unwrap();
+    assert!(back == data && info.metadata == metadata);
+    assert_eq!(server.data_files(), 1);
+    assert_eq!(mode(&server.folder.join("objects.db")), 0o600);
+    assert_eq!(mode(&server.folder.join("data")), 0o700);
+    server.stop().await;
+}
+
+fn mode(path: &Path) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
