@@ -3,6 +3,8 @@
 //! `scripts/parts.sh weed` brings the program below `.test-parts/`; without it these tests fail. The server is started by the
 //! first test on ports of its own, keeps its data in a temporary folder, and ends with this process.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the message.
+
 #[path = "common/cut_proxy.rs"]
 mod cut_proxy;
 #[path = "common/raw_s3.rs"]

@@ -1,5 +1,7 @@
 //! The object store client against the local colony's S3 endpoint, and against servers that are down, hang or talk nonsense.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // In tests a panic is the message.
+
 #[path = "common/cut_proxy.rs"]
 mod cut_proxy;
 #[path = "common/raw_s3.rs"]
@@ -451,6 +453,99 @@ async fn recorded_requests_of_other_clients_are_answered() {
         replayed += 1;
     }
     assert_eq!(replayed, recorded["exchanges"].as_array().unwrap().len());
+}
+
+/// Serves a folder until it is killed: the child of `killed_at_any_moment_…`, and nothing to do without its variables.
+#[tokio::test]
+async fn child_that_serves_until_it_is_killed() {
+    let (Ok(folder), Ok(ready)) = (std::env::var("POLLINATOR_TEST_FOLDER"), std::env::var("POLLINATOR_TEST_READY")) else {
+        return;
+    };
+    let server = Server::on(folder.into()).await;
+    Store::new(server.access()).unwrap().ensure_bucket().await.unwrap();
+    std::fs::write(format!("{ready}.new"), &server.access.endpoint).unwrap();
+    std::fs::rename(format!("{ready}.new"), ready).unwrap();
+    server.task.await.unwrap().unwrap();
+}
+
+/// kill -9 while objects large and small are written: what was confirmed is there, whole and with its metadata; nothing else
+/// is served, and nothing is left over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_at_any_moment_the_endpoint_keeps_what_it_confirmed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path().join("objects");
+    let (mut confirmed, mut begun) = (Vec::new(), 0);
+    for round in 0..4 {
+        let ready = temporary.path().join(format!("ready-{round}"));
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_serves_until_it_is_killed"])
+            .env("POLLINATOR_TEST_FOLDER", &folder)
+            .env("POLLINATOR_TEST_READY", &ready)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let endpoint = wait_for_file(&ready, &mut child).await;
+        let store =
+            Store::with_patience(&access(endpoint, "conformance"), Patience { stall: Duration::from_secs(5), attempts: 1 });
+        let store = store.unwrap();
+        let (send, mut done) = tokio::sync::mpsc::unbounded_channel();
+        let mut writers = tokio::task::JoinSet::new();
+        for writer in 0..6 {
+            let (store, send) = (store.clone(), send.clone());
+            writers.spawn(async move {
+                for n in 0.. {
+                    let (key, size) = (format!("r{round}/w{writer}/{n}"), [10, 40_000, 900_000][n % 3]);
+                    let metadata = Metadata::from([("key".to_owned(), key.clone())]);
+                    match store.put_bytes(&key, Bytes::from(bytes(size)), &metadata).await {
+                        Ok(stored) => send.send((key, stored)).unwrap(),
+                        Err(_) => return n,
+                    }
+                }
+                0
+            });
+        }
+        drop(send);
+        // In the middle of work: some are confirmed, and six are under way.
+        for _ in 0..20 + 17 * round {
+            confirmed.push(done.recv().await.unwrap());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        while let Some(last) = done.recv().await {
+            confirmed.push(last);
+        }
+        begun += writers.join_all().await.into_iter().map(|n| n + 1).sum::<usize>();
+    }
+    let server = Server::on(folder).await;
+    let store = Store::new(server.access()).unwrap();
+    for (key, stored) in &confirmed {
+        let mut back = Vec::new();
+        let info = store.get(key, &mut back, &no_progress).await.unwrap();
+        assert_eq!(store_conformance::sha256(&back), stored.sha256, "{key}");
+        assert_eq!(info.metadata["key"], *key);
+    }
+    let listed = store.list("").await.unwrap();
+    assert!((confirmed.len()..=begun).contains(&listed.len()), "{} {} {begun}", confirmed.len(), listed.len());
+    for (key, size) in &listed {
+        let mut back = Vec::new();
+        let info = store.get(key, &mut back, &no_progress).await.unwrap();
+        assert!(back == bytes(*size as usize) && info.metadata["key"] == *key, "{key} is not whole");
+    }
+    let in_files = listed.iter().filter(|(_, size)| *size > 32 * 1024).count();
+    assert_eq!(server.data_files(), in_files, "files that no object needs are left over");
+    server.stop().await;
+}
+
+async fn wait_for_file(path: &Path, child: &mut std::process::Child) -> String {
+    let began = Instant::now();
+    loop {
+        if let Ok(text) = std::fs::read_to_string(path) {
+            return text;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the server ended by itself");
+        assert!(began.elapsed() < Duration::from_secs(60), "the server did not start");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]

@@ -34,7 +34,13 @@ impl Reply {
     }
 
     pub fn etag(&self) -> String {
-        self.headers.get("etag").cloned().unwrap_or_else(|| self.tag("ETag").unwrap()).replace("&quot;", "").replace('"', "")
+        self.headers
+            .get("etag")
+            .cloned()
+            .unwrap_or_else(|| self.tag("ETag").unwrap())
+            .replace("&quot;", "")
+            .replace("&#34;", "")
+            .replace('"', "")
     }
 
     /// The text of the first XML element of that name.

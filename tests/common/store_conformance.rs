@@ -83,8 +83,10 @@ pub async fn wrong_size_hints(access: &StoreAccess) {
 /// User metadata stays with the object, also through a copy.
 pub async fn metadata(access: &StoreAccess) {
     let store = Store::new(access).unwrap();
-    let metadata: Metadata =
-        [("pollinator-mode", "755"), ("note", "spaces = and; punctuation")].map(|(k, v)| (k.into(), v.into())).into();
+    let long = "ä ö 日本 ".repeat(12).trim().to_owned();
+    let metadata: Metadata = [("pollinator-mode", "755"), ("note", "spaces = and; punctuation"), ("unicode", &long)]
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .into();
     store.put_bytes("metadata/a", Bytes::from_static(b"x"), &metadata).await.unwrap();
     assert_eq!(store.head("metadata/a").await.unwrap().unwrap().metadata, metadata);
     let large = bytes(PART as usize + 9);
@@ -197,7 +199,9 @@ pub async fn missing_bucket(access: &StoreAccess) {
         assert!(error.hint().unwrap().contains("AWS_S3_BUCKET"), "{error}");
     }
     let (one, two, three) = tokio::join!(store.ensure_bucket(), store.ensure_bucket(), store.ensure_bucket());
-    (one.unwrap(), two.unwrap(), three.unwrap());
+    for ensured in [one, two, three] {
+        ensured.unwrap();
+    }
     store.ensure_bucket().await.unwrap();
     store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap();
 }
@@ -332,7 +336,10 @@ pub async fn multipart_rules(access: &StoreAccess) {
     }
     let back = raw.send(Call { path: &to, ..Call::EMPTY }).await;
     assert!(back.body == [five, &source[MIB..]].concat());
-    assert_eq!(complete(vec![(1, "0".repeat(32))]).await.verdict(), (404, "NoSuchUpload".into()));
+    // S3 forgets a completed upload in the end; SeaweedFS remembers it. Neither joins anything again.
+    let again = complete(vec![(1, "0".repeat(32))]).await;
+    assert!(again.verdict() == (404, "NoSuchUpload".into()) || again.etag() == joined.etag(), "{}", again.text());
+    assert_eq!(raw.send(Call { method: "HEAD", path: &to, ..Call::EMPTY }).await.etag(), joined.etag());
 }
 
 async fn list_parts_pages(raw: &Raw, path: &str, id: &str) {
