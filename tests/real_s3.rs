@@ -7,6 +7,8 @@
 
 #[path = "common/cut_proxy.rs"]
 mod cut_proxy;
+#[path = "common/noise.rs"]
+mod noise;
 #[path = "common/raw_s3.rs"]
 mod raw_s3;
 #[path = "common/store_conformance.rs"]

@@ -1,6 +1,8 @@
 //! An S3 client for tests, written from the signature's description and sharing nothing with the library: it sends what it
 //! is told, right or wrong, so that servers can be asked things that our own client never does.
 
+#![allow(dead_code)] // Each test program uses a part of it.
+
 use jiff::Timestamp;
 use pollinator::config::StoreAccess;
 use sha2::Digest;

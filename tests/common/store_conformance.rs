@@ -2,6 +2,7 @@
 //! (`tests/store.rs`) and one of others (`tests/real_s3.rs`).
 
 use crate::cut_proxy::CutProxy;
+use crate::noise::bytes;
 use crate::raw_s3::Call;
 use crate::raw_s3::Payload;
 use crate::raw_s3::Raw;
@@ -22,18 +23,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const MIB: usize = 1024 * 1024;
-
-/// Bytes that do not repeat at any part boundary.
-pub fn bytes(size: usize) -> Vec<u8> {
-    let mut state = size as u64 + 1;
-    let mut out = Vec::with_capacity(size + 8);
-    while out.len() < size {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        out.extend((state >> 16).to_le_bytes());
-    }
-    out.truncate(size);
-    out
-}
 
 pub fn sha256(data: &[u8]) -> String {
     hex::encode(Sha256::digest(data))
