@@ -1,0 +1,131 @@
+//! Rows of CFS: revisions of files under labels. The bytes are never the server's business.
+
+use super::Context;
+use super::Payload;
+use super::Refused;
+use super::Work;
+use super::members;
+use super::processes;
+use crate::colonies::File;
+use crate::colonies::FileData;
+use crate::colonies::Label;
+use crate::colonies::time::Time;
+use crate::colony::database::now;
+use rusqlite::Connection;
+use rusqlite::OptionalExtension;
+use rusqlite::params;
+use serde_json::Value;
+use serde_json::json;
+
+pub(super) fn add(work: &Work<'_>, context: &Context, payload: &Payload) -> Result<Value, Refused> {
+    let mut file: File = payload.get("file")?;
+    members::require_member(work.db, context, &file.colonyname)?;
+    let texts = [&file.label, &file.name, &file.checksum, &file.reference.s3object.object];
+    if texts.iter().any(|text| text.contains('\0')) {
+        // What cannot be stored elsewhere is stored nowhere.
+        return Ok(Value::Null);
+    }
+    if file.reference.protocol.is_empty() {
+        file.reference.protocol = "s3".into();
+    }
+    file.fileid = processes::new_id()?;
+    file.added = Time::from_nanos(now());
+    work.db
+        .prepare_cached("INSERT INTO file(file_id, colony, label, name, body) VALUES (?1, ?2, ?3, ?4, '')")?
+        .execute(params![file.fileid, file.colonyname, file.label, file.name])?;
+    file.sequencenr = work.db.last_insert_rowid();
+    work.db
+        .prepare_cached("UPDATE file SET body = ?2 WHERE sequence = ?1")?
+        .execute(params![file.sequencenr, serde_json::to_string(&file)?])?;
+    Ok(json!(file))
+}
+
+pub(super) fn get(work: &Work<'_>, context: &Context, payload: &Payload) -> Result<Value, Refused> {
+    let colony = payload.text("colonyname")?;
+    members::require_member(work.db, context, &colony)?;
+    let (id, label, name) = (payload.text("fileid")?, payload.text("label")?, payload.text("name")?);
+    let latest: bool = payload.get("latest")?;
+    let (sql, values, unknown) = if !id.is_empty() {
+        ("SELECT body FROM file WHERE colony = ?1 AND file_id = ?2 AND ?3 = ?3", [id, String::new()], 400)
+    } else if !name.is_empty() {
+        ("SELECT body FROM file WHERE colony = ?1 AND label = ?2 AND name = ?3 ORDER BY sequence DESC", [label, name], 404)
+    } else {
+        return Err(Refused::internal("malformatted get file msg"));
+    };
+    let bodies: Vec<String> =
+        work.db.prepare_cached(sql)?.query_map(params![colony, values[0], values[1]], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    if bodies.is_empty() {
+        return Err(Refused::new(unknown, "Failed to get file"));
+    }
+    let shown = if latest { 1 } else { bodies.len() };
+    let files = bodies.iter().take(shown).map(|body| serde_json::from_str(body)).collect::<Result<Vec<File>, _>>()?;
+    Ok(json!(files))
+}
+
+/// Latest revisions of one label.
+pub(super) fn list(work: &Work<'_>, context: &Context, payload: &Payload) -> Result<Value, Refused> {
+    let colony = payload.text("colonyname")?;
+    members::require_member(work.db, context, &colony)?;
+    let sql = "SELECT body FROM file WHERE sequence IN
+               (SELECT max(sequence) FROM file WHERE colony = ?1 AND label = ?2 GROUP BY name)";
+    let bodies: Vec<String> =
+        work.db.prepare_cached(sql)?.query_map(params![colony, payload.text("label")?], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    let data = |body: &String| -> Result<FileData, Refused> {
+        let file: File = serde_json::from_str(body)?;
+        Ok(FileData { name: file.name, checksum: file.checksum, size: file.size, s3filename: file.reference.s3object.object })
+    };
+    Ok(json!(bodies.iter().map(data).collect::<Result<Vec<_>, _>>()?))
+}
+
+/// A text as a pattern that matches itself only.
+fn literal(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+}
+
+/// Labels that begin with a text; with `exact` a label and those below it, nothing where it holds no file itself. Wildcards in
+/// the name match themselves only, unlike on the real server.
+pub(super) fn labels(work: &Work<'_>, context: &Context, payload: &Payload) -> Result<Value, Refused> {
+    let colony = payload.text("colonyname")?;
+    members::require_member(work.db, context, &colony)?;
+    let (name, exact): (String, bool) = (payload.text("name")?, payload.get("exact")?);
+    let all = if exact && !name.is_empty() {
+        let own = "SELECT 1 FROM file WHERE colony = ?1 AND label = ?2 LIMIT 1";
+        if work.db.query_row(own, params![colony, name], |_| Ok(())).optional()?.is_none() {
+            return Ok(Value::Null);
+        }
+        below(work.db, &colony, &name)?
+    } else {
+        like(work.db, &colony, &format!("{}%", literal(&name)))?
+    };
+    Ok(if all.is_empty() { Value::Null } else { json!(all) })
+}
+
+fn like(db: &Connection, colony: &str, pattern: &str) -> Result<Vec<Label>, Refused> {
+    let sql = "SELECT label, count(*) FROM file WHERE colony = ?1 AND label LIKE ?2 ESCAPE '\\' GROUP BY label ORDER BY label";
+    let mut rows = db.prepare_cached(sql)?;
+    let rows = rows.query_map(params![colony, pattern], |r| Ok(Label { name: r.get(0)?, files: r.get(1)? }))?;
+    // LIKE takes no notice of case; labels do.
+    let prefix = pattern.trim_end_matches('%').replace("\\%", "%").replace("\\_", "_").replace("\\\\", "\\");
+    let all: Vec<Label> = rows.collect::<Result<_, _>>()?;
+    Ok(all.into_iter().filter(|label| label.name.starts_with(&prefix)).collect())
+}
+
+/// A label and those below it.
+pub(super) fn below(db: &Connection, colony: &str, root: &str) -> Result<Vec<Label>, Refused> {
+    let all = like(db, colony, &format!("{}%", literal(root)))?;
+    Ok(all.into_iter().filter(|l| crate::cfs::labels::is_below(root, &l.name)).collect())
+}
+
+pub(super) fn remove(work: &Work<'_>, context: &Context, payload: &Payload) -> Result<Value, Refused> {
+    let colony = payload.text("colonyname")?;
+    members::require_member(work.db, context, &colony)?;
+    let (id, label, name) = (payload.text("fileid")?, payload.text("label")?, payload.text("name")?);
+    if !id.is_empty() {
+        work.db.execute("DELETE FROM file WHERE colony = ?1 AND file_id = ?2", params![colony, id])?;
+    } else if !name.is_empty() {
+        work.db.execute("DELETE FROM file WHERE colony = ?1 AND label = ?2 AND name = ?3", params![colony, label, name])?;
+    } else {
+        return Err(Refused::bad("malformatted remove file msg"));
+    }
+    Ok(json!({}))
+}
