@@ -23,6 +23,14 @@ pub enum Error {
         /// What the transport said.
         reason: String,
     },
+    /// The server cannot show that it is the one that was asked for.
+    #[error("the object store at {server} has a certificate that is not trusted: {reason}")]
+    Untrusted {
+        /// `host:port`.
+        server: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The connection stands, and nothing moves on it.
     #[error("the object store at {server} sent and took nothing for {seconds} s ({})", doing(.call, .key))]
     Timeout {
@@ -129,7 +137,7 @@ impl Error {
 
     /// Whether nobody answered (exit code 4), as against an answer that says no.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Error::Unreachable { .. } | Error::Timeout { .. })
+        matches!(self, Error::Unreachable { .. } | Error::Timeout { .. } | Error::Untrusted { .. })
     }
 
     /// Whether the server says that the object (or its bucket) is not there.
@@ -148,9 +156,9 @@ impl Error {
     /// What to do about it, for a person.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Error::Unreachable { reason, .. } if reason.contains("certificate") => {
-                Some("the server's certificate is not trusted: install its authority's certificate, or set AWS_S3_SKIPVERIFY=true for a test server".into())
-            }
+            Error::Untrusted { .. } => Some(
+                "install the certificate of the authority that signed it, or set AWS_S3_SKIPVERIFY=true for a test server".into(),
+            ),
             Error::Unreachable { .. } | Error::Timeout { .. } => {
                 Some("check AWS_S3_ENDPOINT, AWS_S3_TLS and the network; `pollinator doctor` tries each step".into())
             }
@@ -158,7 +166,9 @@ impl Error {
                 Some("is AWS_S3_ENDPOINT really an S3 server (and not its web console), and is AWS_S3_TLS right?".into())
             }
             Error::Refused { code, status, bucket, .. } => refusal_hint(code, *status, bucket),
-            Error::NoSpace { .. } => Some("free some space (or quota), then run the same command again: it goes on where it stopped".into()),
+            Error::NoSpace { .. } => {
+                Some("free some space (or quota), then run the same command again: it goes on where it stopped".into())
+            }
             Error::Changed { .. } => Some("run the same command again".into()),
             Error::Setup { .. } => Some("AWS_S3_ENDPOINT must be host or host:port, without http:// or a path".into()),
             _ => None,
@@ -218,7 +228,8 @@ impl Scope<'_> {
         match error {
             WireError::Stalled { seconds } => Error::Timeout { server, call, key, seconds: *seconds },
             WireError::NotHttp { reason } => Error::Garbage { server, call, key, reason: reason.clone() },
-            WireError::Broken { reason } | WireError::Connect { reason } | WireError::Untrusted { reason } => {
+            WireError::Untrusted { reason } => Error::Untrusted { server, reason: reason.clone() },
+            WireError::Broken { reason } | WireError::Connect { reason } => {
                 Error::Unreachable { server, call, key, reason: reason.clone() }
             }
         }

@@ -3,6 +3,7 @@
 use pollinator::config::Secret;
 use pollinator::config::StoreAccess;
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -16,7 +17,6 @@ const READY: Duration = Duration::from_secs(60);
 
 pub struct Weed {
     access: StoreAccess,
-    _folder: tempfile::TempDir,
     /// Holds the pipe whose end, when this process is gone, ends the server.
     _keeper: Child,
 }
@@ -37,14 +37,16 @@ impl Weed {
     }
 
     async fn try_start(program: &Path, bucket: &str) -> Option<Weed> {
-        let folder = tempfile::tempdir().unwrap();
-        let config = folder.path().join("s3.json");
+        // The keeper removes it.
+        let folder = tempfile::tempdir().unwrap().keep();
+        let config = folder.join("s3.json");
         let (key, secret) = ("testkeytestkey00", "testsecrettestsecret");
         let identity = serde_json::json!({"identities": [{"name": "t", "credentials": [{"accessKey": key, "secretKey": secret}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"]}]});
         std::fs::write(&config, identity.to_string()).unwrap();
         let port = free_ports();
-        let mut keeper = keeper(program, folder.path(), &config, port);
+        let mut server = server(program, &folder, &config, port);
+        let mut keeper = keeper(&server, &folder);
         let access = StoreAccess {
             endpoint: format!("127.0.0.1:{}", port + 3),
             tls: false,
@@ -56,21 +58,23 @@ impl Weed {
         };
         let store = pollinator::store::Store::new(&access).unwrap();
         let began = Instant::now();
-        while keeper.try_wait().unwrap().is_none() {
+        while server.try_wait().unwrap().is_none() {
             // Only an object that was stored shows that all its parts are up: it answers before it can store.
             let ready = async {
                 store.ensure_bucket().await?;
                 store.put_bytes("ready", bytes::Bytes::from_static(b"x"), &pollinator::store::Metadata::new()).await
             };
             match ready.await {
-                Ok(_) => return Some(Weed { access, _folder: folder, _keeper: keeper }),
+                Ok(_) => return Some(Weed { access, _keeper: keeper }),
                 Err(error) => {
-                    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+                    let log = || std::fs::read_to_string(folder.join("log")).unwrap_or_default();
                     assert!(began.elapsed() < READY, "SeaweedFS is not ready after {READY:?}: {error}\n{}", log());
                 }
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        // A port was taken after all. `wait` closes the pipe, so that the keeper tidies up.
+        keeper.wait().unwrap();
         None
     }
 }
@@ -81,11 +85,16 @@ fn program() -> PathBuf {
     program
 }
 
-/// A shell that starts the server and kills it when its standard input ends. (The server lingers after SIGTERM.)
-fn keeper(program: &Path, folder: &Path, config: &Path, port: u16) -> Child {
-    let script = "\"$@\" </dev/null >\"$WEED_LOG\" 2>&1 & pid=$!
-        (while kill -0 $pid 2>/dev/null; do sleep 0.2; done; kill $$ 2>/dev/null) & watch=$!
-        cat >/dev/null; kill $watch; kill -9 $pid";
+/// A shell that ends the server and removes its folder when its standard input ends: when this process is gone, however it
+/// went. (The server lingers after SIGTERM.)
+fn keeper(server: &Child, folder: &Path) -> Child {
+    let script = "cat >/dev/null; kill -9 \"$1\"; rm -rf \"$2\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "keeper", &server.id().to_string()]).arg(folder);
+    command.process_group(0).stdin(Stdio::piped()).spawn().unwrap()
+}
+
+fn server(program: &Path, folder: &Path, config: &Path, port: u16) -> Child {
     let data = folder.join("data");
     std::fs::create_dir(&data).unwrap();
     let arguments = [
@@ -108,9 +117,10 @@ fn keeper(program: &Path, folder: &Path, config: &Path, port: u16) -> Child {
         format!("-s3.config={}", config.display()),
         "-master.telemetry=false".into(),
     ];
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "weed"]).arg(program).args(arguments).env("WEED_LOG", folder.join("log"));
-    command.current_dir(folder).stdin(Stdio::piped()).spawn().unwrap()
+    let log = std::fs::File::create(folder.join("log")).unwrap();
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command.process_group(0).spawn().unwrap()
 }
 
 /// The first of four free ports whose companions 10,000 above (gRPC) are free too.
