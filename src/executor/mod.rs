@@ -1,1 +1,4 @@
 //! Room `executor`.
+pub mod place;
+pub mod quantity;
+pub mod spec;
