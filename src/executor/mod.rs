@@ -1,4 +1,6 @@
 //! Room `executor`.
+pub mod mount;
 pub mod place;
 pub mod quantity;
 pub mod spec;
+pub mod text;
