@@ -1,5 +1,8 @@
 //! Room `executor`.
+pub mod error;
+pub mod journal;
 pub mod mount;
+pub mod options;
 pub mod place;
 pub mod quantity;
 pub mod spec;
