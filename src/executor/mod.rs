@@ -1,4 +1,5 @@
 //! Room `executor`.
+pub mod backend;
 pub mod error;
 pub mod journal;
 pub mod mount;
