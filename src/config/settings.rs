@@ -1,0 +1,410 @@
+//! The settings that hold, put together from all sources and checked as a whole.
+
+use super::ColonyAccess;
+use super::Error;
+use super::Secret;
+use super::StoreAccess;
+use super::file;
+use super::values::Found;
+use super::values::Origin;
+use super::values::Setting;
+use super::values::Values;
+use super::values::boolean;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+const fn plain(variables: &'static [&'static str], key: &'static str) -> Setting {
+    Setting { variables, key, secret: false }
+}
+
+const fn secret(variables: &'static [&'static str], key: &'static str) -> Setting {
+    Setting { variables, key, secret: true }
+}
+
+const HOST: Setting = plain(&["COLONIES_SERVER_HOST"], "colony.host");
+const PORT: Setting = plain(&["COLONIES_SERVER_PORT"], "colony.port");
+const TLS: Setting = plain(&["COLONIES_TLS", "COLONIES_SERVER_TLS"], "colony.tls");
+const SKIP_VERIFY: Setting = plain(&["COLONIES_SKIPVERIFY", "COLONIES_SKIP_TLS_VERIFY"], "colony.skip-verify");
+const COLONY: Setting = plain(&["COLONIES_COLONY_NAME"], "colony.name");
+const KEY: Setting = secret(&["COLONIES_PRVKEY"], "colony.key");
+const ENDPOINT: Setting = plain(&["AWS_S3_ENDPOINT"], "store.endpoint");
+const STORE_TLS: Setting = plain(&["AWS_S3_TLS"], "store.tls");
+const STORE_SKIP_VERIFY: Setting = plain(&["AWS_S3_SKIPVERIFY"], "store.skip-verify");
+const REGION: Setting = plain(&["AWS_S3_REGION", "AWS_S3_REGION_KEY"], "store.region");
+const BUCKET: Setting = plain(&["AWS_S3_BUCKET"], "store.bucket");
+const ACCESS_KEY: Setting = plain(&["AWS_S3_ACCESSKEY"], "store.access-key");
+const SECRET_KEY: Setting = secret(&["AWS_S3_SECRETKEY"], "store.secret-key");
+const DASHBOARD: Setting = plain(&["COLONYOS_DASHBOARD_URL"], "dashboard");
+const VERBOSE: Setting = plain(&["COLONIES_VERBOSE"], "verbose");
+
+/// Every setting, in the order in which `pollinator config` shows them.
+const ALL: [Setting; 15] = [
+    HOST,
+    PORT,
+    TLS,
+    SKIP_VERIFY,
+    COLONY,
+    KEY,
+    ENDPOINT,
+    STORE_TLS,
+    STORE_SKIP_VERIFY,
+    REGION,
+    BUCKET,
+    ACCESS_KEY,
+    SECRET_KEY,
+    DASHBOARD,
+    VERBOSE,
+];
+
+/// Without these there is no colony; any of them makes it a configuration.
+const NEEDED: [Setting; 7] = [HOST, COLONY, KEY, ENDPOINT, BUCKET, ACCESS_KEY, SECRET_KEY];
+
+/// Where settings are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// Environment variables.
+    pub environment: BTreeMap<String, String>,
+    /// Profile named on the command line.
+    pub profile: Option<String>,
+}
+
+impl Sources {
+    /// Those of this process. Variables that are not text are left out; none of ours may be.
+    pub fn of_process(profile: Option<String>) -> Sources {
+        let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        Sources { environment, profile }
+    }
+
+    fn variable(&self, name: &str) -> Option<&str> {
+        self.environment.get(name).map(|t| t.trim()).filter(|t| !t.is_empty())
+    }
+}
+
+/// One line of `pollinator config`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// The setting's first environment variable.
+    pub name: String,
+    /// Its value; `***` for a secret that is set; none where it is not set.
+    pub value: Option<String>,
+    /// Where it came from.
+    pub origin: String,
+}
+
+/// The settings that hold.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The colony; none: the embedded local one.
+    pub colony: Option<ColonyAccess>,
+    /// Its object store; set whenever the colony is.
+    pub store: Option<StoreAccess>,
+    /// Base address of a dashboard.
+    pub dashboard: Option<String>,
+    /// Say more.
+    pub verbose: bool,
+    /// Our state folder.
+    pub state_dir: PathBuf,
+    /// Where the config file is, or would be.
+    pub config_file: PathBuf,
+    /// Name of the profile that was asked for.
+    pub profile: Option<String>,
+    /// All settings with their origins, secrets hidden.
+    pub rows: Vec<Row>,
+}
+
+/// Puts the settings together.
+///
+/// # Errors
+/// Everything in [`Error`]; all that is missing is named at once.
+pub fn load(sources: &Sources) -> Result<Settings, Error> {
+    let home = sources.variable("HOME").map(PathBuf::from);
+    let folders = directories::ProjectDirs::from("", "", "pollinator");
+    let state_dir = match (sources.variable("POLLINATOR_STATE_DIR"), sources.variable("XDG_STATE_HOME"), &home, &folders) {
+        (Some(folder), ..) => PathBuf::from(folder),
+        (None, Some(folder), ..) => PathBuf::from(folder).join("pollinator"),
+        (None, None, Some(home), Some(_)) if cfg!(target_os = "linux") => home.join(".local/state/pollinator"),
+        (None, None, _, Some(folders)) => folders.data_local_dir().to_owned(),
+        (None, None, _, None) => return Err(Error::NoHome),
+    };
+    let config_file = match (sources.variable("POLLINATOR_CONFIG"), sources.variable("XDG_CONFIG_HOME"), &home, &folders) {
+        (Some(file), ..) => PathBuf::from(file),
+        (None, Some(folder), ..) => file::default_path(&PathBuf::from(folder).join("pollinator")),
+        (None, None, Some(home), Some(_)) if cfg!(target_os = "linux") => file::default_path(&home.join(".config/pollinator")),
+        (None, None, _, Some(folders)) => file::default_path(folders.config_dir()),
+        (None, None, _, None) => return Err(Error::NoHome),
+    };
+    let profile = sources.profile.clone().or_else(|| sources.variable("POLLINATOR_PROFILE").map(str::to_owned));
+    let values = Values {
+        environment: sources.environment.clone(),
+        profile: file::read(&config_file, profile.as_deref(), &home.unwrap_or_default())?,
+    };
+    let (colony, store) = match is_configured(&values)? {
+        Some(because) => {
+            complete(&values, &because)?;
+            (Some(colony(&values)?), Some(store(&values)?))
+        }
+        None => (None, None),
+    };
+    Ok(Settings {
+        colony,
+        store,
+        dashboard: values.find(&DASHBOARD)?.map(|found| found.text),
+        verbose: values.switch(&VERBOSE, false)?,
+        state_dir,
+        config_file,
+        profile,
+        rows: ALL.iter().map(|setting| row(&values, setting)).collect::<Result<_, _>>()?,
+    })
+}
+
+/// What makes it a configuration: the first needed setting that is set.
+fn is_configured(values: &Values) -> Result<Option<String>, Error> {
+    for setting in &NEEDED {
+        if let Some(found) = values.find(setting)? {
+            return Ok(Some(match found.origin {
+                Origin::Variable(name) => name,
+                other => other.to_string(),
+            }));
+        }
+    }
+    Ok(None)
+}
+
+fn complete(values: &Values, because: &str) -> Result<(), Error> {
+    let mut missing = Vec::new();
+    for setting in &NEEDED {
+        if values.find(setting)?.is_none() {
+            missing.push(format!("{} ({} in a profile)", setting.variables[0], setting.key));
+        }
+    }
+    if missing.is_empty() { Ok(()) } else { Err(Error::Incomplete { missing, because: because.into() }) }
+}
+
+/// The text of a setting that [`complete`] has seen.
+fn text(values: &Values, setting: &Setting) -> Result<String, Error> {
+    Ok(values.find(setting)?.map(|found| found.text).unwrap_or_default())
+}
+
+fn hidden(values: &Values, setting: &Setting) -> Result<Secret, Error> {
+    Ok(values.secret(setting)?.unwrap_or_else(|| Secret::new("")))
+}
+
+fn colony(values: &Values) -> Result<ColonyAccess, Error> {
+    let tls = values.switch(&TLS, true)?;
+    let port = match values.find(&PORT)? {
+        None => {
+            if tls {
+                443
+            } else {
+                80
+            }
+        }
+        Some(Found { text, origin }) => match text.parse::<u16>() {
+            Ok(port) if port > 0 => port,
+            _ => return Err(Error::Invalid { what: origin.to_string(), wanted: "a port from 1 to 65535".into(), found: text }),
+        },
+    };
+    Ok(ColonyAccess {
+        host: host(values)?,
+        port,
+        tls,
+        skip_verify: values.switch(&SKIP_VERIFY, false)?,
+        colony: text(values, &COLONY)?,
+        key: hidden(values, &KEY)?,
+    })
+}
+
+/// A host name alone: a scheme, a path or a port in it is a mistake that would only show as "cannot reach".
+fn host(values: &Values) -> Result<String, Error> {
+    let Some(Found { text, origin }) = values.find(&HOST)? else { return Ok(String::new()) };
+    let plain = text.trim_start_matches('[').trim_end_matches(']');
+    let is_address = plain.parse::<std::net::Ipv6Addr>().is_ok();
+    if !is_address && text.contains(['/', ':', ' ', '@']) {
+        return Err(Error::Invalid {
+            what: origin.to_string(),
+            wanted: "a host name without scheme, port and path".into(),
+            found: text,
+        });
+    }
+    Ok(text)
+}
+
+fn store(values: &Values) -> Result<StoreAccess, Error> {
+    let Some(found) = values.find(&ENDPOINT)? else { return Err(Error::NoHome) };
+    let invalid =
+        |wanted: &str| Error::Invalid { what: found.origin.to_string(), wanted: wanted.into(), found: found.text.clone() };
+    let (scheme, endpoint) = match found.text.split_once("://") {
+        None => (None, found.text.as_str()),
+        Some(("http", rest)) => (Some(false), rest),
+        Some(("https", rest)) => (Some(true), rest),
+        Some(_) => return Err(invalid("host:port, http://host:port or https://host:port")),
+    };
+    let endpoint = endpoint.trim_end_matches('/');
+    if endpoint.is_empty() || endpoint.contains(['/', ' ', '@']) {
+        return Err(invalid("host or host:port"));
+    }
+    let said = values.find(&STORE_TLS)?.and_then(|found| boolean(&found.text));
+    if let (Some(scheme), Some(said)) = (scheme, said)
+        && scheme != said
+    {
+        return Err(Error::Contradiction { first: found.origin.to_string(), second: STORE_TLS.variables[0].into() });
+    }
+    Ok(StoreAccess {
+        endpoint: endpoint.to_owned(),
+        tls: match scheme {
+            Some(tls) => tls,
+            None => values.switch(&STORE_TLS, true)?,
+        },
+        skip_verify: values.switch(&STORE_SKIP_VERIFY, false)?,
+        access_key: text(values, &ACCESS_KEY)?,
+        secret_key: hidden(values, &SECRET_KEY)?,
+        region: text(values, &REGION)?,
+        bucket: text(values, &BUCKET)?,
+    })
+}
+
+fn row(values: &Values, setting: &Setting) -> Result<Row, Error> {
+    let found = values.find(setting)?;
+    let origin = found.as_ref().map_or(Origin::Default, |found| found.origin.clone());
+    let value = found.map(|found| if setting.secret { "***".to_owned() } else { found.text });
+    let origin = if value.is_some() { origin.to_string() } else { "not set".into() };
+    Ok(Row { name: setting.variables[0].into(), value, origin })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    const WHOLE: [(&str, &str); 8] = [
+        ("COLONIES_SERVER_HOST", "colonies.example.org"),
+        ("COLONIES_SERVER_PORT", "50080"),
+        ("COLONIES_COLONY_NAME", "lab"),
+        ("COLONIES_PRVKEY", "5ecre7"),
+        ("AWS_S3_ENDPOINT", "s3.example.org:9000"),
+        ("AWS_S3_ACCESSKEY", "access"),
+        ("AWS_S3_SECRETKEY", "5ecre7too"),
+        ("AWS_S3_BUCKET", "b"),
+    ];
+
+    fn sources(home: &Path, values: &[(&str, &str)]) -> Sources {
+        let mut environment: BTreeMap<String, String> = values.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        environment.insert("HOME".into(), home.to_string_lossy().into_owned());
+        Sources { environment, profile: None }
+    }
+
+    fn with(more: &[(&str, &str)]) -> Result<Settings, Error> {
+        let home = tempfile::tempdir().unwrap();
+        load(&sources(home.path(), &[&WHOLE[..], more].concat()))
+    }
+
+    #[test]
+    fn nothing_configured_is_the_local_colony() {
+        let home = tempfile::tempdir().unwrap();
+        let settings = load(&sources(home.path(), &[("COLONIES_VERBOSE", "true")])).unwrap();
+        assert!(settings.colony.is_none() && settings.store.is_none() && settings.verbose);
+        assert!(settings.state_dir.starts_with(home.path()));
+    }
+
+    #[test]
+    fn half_a_configuration_lists_all_that_is_missing() {
+        let home = tempfile::tempdir().unwrap();
+        let error = load(&sources(home.path(), &[("COLONIES_SERVER_HOST", "h")])).unwrap_err();
+        let said = error.to_string();
+        for name in [
+            "COLONIES_COLONY_NAME",
+            "COLONIES_PRVKEY",
+            "AWS_S3_ENDPOINT",
+            "AWS_S3_BUCKET",
+            "AWS_S3_ACCESSKEY",
+            "AWS_S3_SECRETKEY",
+        ] {
+            assert!(said.contains(name), "{said}");
+        }
+        assert!(error.hint().unwrap().contains("unset COLONIES_SERVER_HOST"));
+    }
+
+    #[test]
+    fn aliases_mean_the_same_and_may_not_differ() {
+        assert!(!with(&[("COLONIES_SERVER_TLS", "false")]).unwrap().colony.unwrap().tls);
+        assert!(!with(&[("COLONIES_TLS", "false"), ("COLONIES_SERVER_TLS", "0")]).unwrap().colony.unwrap().tls);
+        let error = with(&[("COLONIES_TLS", "true"), ("COLONIES_SERVER_TLS", "false")]).unwrap_err();
+        assert!(matches!(error, Error::Contradiction { .. }), "{error}");
+        assert_eq!(with(&[("AWS_S3_REGION_KEY", "eu-north-1")]).unwrap().store.unwrap().region, "eu-north-1");
+    }
+
+    #[test]
+    fn values_of_the_wrong_kind_are_named() {
+        for (name, value) in [
+            ("COLONIES_TLS", "maybe"),
+            ("COLONIES_SERVER_PORT", "70000"),
+            ("AWS_S3_ENDPOINT", "ftp://x"),
+            ("COLONIES_SERVER_HOST", "https://x"),
+        ] {
+            let error = with(&[(name, value)]).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(value), "{error}");
+        }
+        let scheme = with(&[("AWS_S3_ENDPOINT", "http://s3.example.org:9000"), ("AWS_S3_TLS", "true")]).unwrap_err();
+        assert!(matches!(scheme, Error::Contradiction { .. }), "{scheme}");
+        let store = with(&[("AWS_S3_ENDPOINT", "http://s3.example.org:9000")]).unwrap().store.unwrap();
+        assert_eq!((store.endpoint.as_str(), store.tls), ("s3.example.org:9000", false));
+    }
+
+    #[test]
+    fn secrets_are_nowhere_to_be_seen() {
+        let settings = with(&[]).unwrap();
+        let shown = format!("{settings:?} {}", serde_json::to_string(&settings.rows).unwrap());
+        assert!(!shown.contains("5ecre7"), "{shown}");
+        assert!(settings.rows.iter().any(|r| r.name == "COLONIES_PRVKEY" && r.value.as_deref() == Some("***")));
+    }
+
+    fn profile(home: &Path, text: &str, mode: u32) -> PathBuf {
+        let path = home.join(".config/pollinator/config.toml");
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    const PROFILE: &str = "[profile.lumi]\ndashboard = \"https://d\"\n[profile.lumi.colony]\nhost = \"h\"\nport = 1234\nname = \"c\"\nkey-command = \"echo abc\"\n[profile.lumi.store]\nendpoint = \"e\"\nbucket = \"b\"\naccess-key = \"a\"\nsecret-key-file = \"s3.key\"\n";
+
+    #[test]
+    fn a_profile_gives_keys_by_file_and_by_command_and_the_environment_wins() {
+        let home = tempfile::tempdir().unwrap();
+        let path = profile(home.path(), PROFILE, 0o644);
+        let key = path.with_file_name("s3.key");
+        std::fs::write(&key, "def\n").unwrap();
+        let mut from = sources(home.path(), &[("COLONIES_SERVER_PORT", "99")]);
+        from.profile = Some("lumi".into());
+        let refused = load(&from).unwrap_err();
+        assert!(matches!(&refused, Error::ReadableByOthers { path, .. } if *path == key), "{refused}");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let settings = load(&from).unwrap();
+        let colony = settings.colony.unwrap();
+        assert_eq!((colony.host.as_str(), colony.port, colony.key.expose()), ("h", 99, "abc"));
+        assert_eq!(settings.store.unwrap().secret_key.expose(), "def");
+        let row = settings.rows.iter().find(|r| r.name == "COLONIES_SERVER_HOST").unwrap();
+        assert!(row.origin.contains("profile lumi, colony.host"), "{}", row.origin);
+        from.profile = Some("nope".into());
+        assert!(load(&from).unwrap_err().hint().unwrap().contains("lumi"));
+        from.profile = None;
+        assert!(load(&from).unwrap().colony.is_none());
+    }
+
+    #[test]
+    fn a_file_with_a_key_in_it_is_for_its_owner_only() {
+        let home = tempfile::tempdir().unwrap();
+        let text = PROFILE.replace("secret-key-file = \"s3.key\"", "secret-key = \"def\"");
+        let path = profile(home.path(), &text, 0o640);
+        let mut from = sources(home.path(), &[]);
+        from.profile = Some("lumi".into());
+        let refused = load(&from).unwrap_err();
+        assert_eq!(refused.hint().unwrap(), format!("chmod 600 {}", path.display()));
+        profile(home.path(), &text, 0o600);
+        assert!(load(&from).unwrap().store.is_some());
+        profile(home.path(), "[profile.lumi.colony]\nhots = \"h\"\n", 0o600);
+        assert!(load(&from).unwrap_err().to_string().contains("colony.hots: is not a key of a profile"));
+    }
+}
