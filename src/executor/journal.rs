@@ -215,6 +215,12 @@ impl Journal {
             .map_err(|e| self.failed(e))
     }
 
+    /// One row.
+    pub fn by_id(&self, job_id: i64) -> Result<Option<Entry>, Error> {
+        let found = self.lock().query_row(&format!("{SELECT} WHERE job_id = ?"), [job_id], entry).optional();
+        found.map_err(|e| self.failed(e))
+    }
+
     /// Jobs that are not closed, oldest first.
     pub fn open_jobs(&self) -> Result<Vec<Entry>, Error> {
         let db = self.lock();

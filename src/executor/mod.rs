@@ -1,7 +1,10 @@
 //! Room `executor`.
 pub mod backend;
 pub mod error;
+pub mod files;
 pub mod journal;
+mod lifecycle;
+pub mod logs;
 pub mod mount;
 pub mod options;
 pub mod place;

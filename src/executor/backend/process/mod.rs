@@ -270,4 +270,4 @@ pub fn say(log: &Path, line: &str) -> Result<(), Failure> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

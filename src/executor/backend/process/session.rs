@@ -150,7 +150,8 @@ fn end_of(pid: i32) -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
     let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
     // SAFETY: the descriptor was just made for us and nobody else has it.
     let owned = unsafe { std::os::fd::OwnedFd::from_raw_fd(fd) };
-    tokio::io::unix::AsyncFd::register_with_interest(owned, tokio::io::Interest::READABLE).ok()
+    // SAFETY: an OwnedFd keeps its one descriptor until it is dropped, and AsyncFd deregisters before that.
+    unsafe { tokio::io::unix::AsyncFd::register_with_interest(owned, tokio::io::Interest::READABLE) }.ok()
 }
 
 /// Fields of `/proc/PID/stat` after the name: state, parent, group, session…
