@@ -11,7 +11,6 @@ pub mod cli;
 pub mod colonies;
 pub mod colony;
 pub mod config;
-pub mod content;
 pub mod event;
 pub mod executor;
 pub mod index;

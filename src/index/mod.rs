@@ -1,1 +1,46 @@
-//! The content-addressed index: what lies in a project's trees and what its bytes are.
+//! What lies in a local tree: its files with their digests, its ignore rules, and a cache so that unchanged files are not
+//! read again.
+
+mod cache;
+pub mod ignore;
+mod path;
+mod scan;
+pub mod survey;
+
+pub use cache::Index;
+pub use path::BadPath;
+pub use path::RelPath;
+pub use scan::LocalFile;
+pub use scan::LocalTree;
+pub use scan::Stat;
+pub use scan::scan;
+
+use std::path::PathBuf;
+
+/// Name of the row that stands for a folder without files of its own. Never a file on disk.
+pub const FOLDER_MARKER: &str = ".pollinator-folder";
+/// Part of the name of a download under way.
+pub const TEMPORARY: &str = ".pollinator-";
+
+/// Why a tree cannot be looked at.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The cache cannot be opened or written.
+    #[error(transparent)]
+    Database(#[from] crate::sqlite::Error),
+    /// The folder of the tree cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Unreadable {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A rule of an ignore file is not understood.
+    #[error("{reason}")]
+    BadRule {
+        /// What is wrong, with file and line.
+        reason: String,
+    },
+}

@@ -1,1 +1,0 @@
-//! Pure content addressing: digests of bytes. No I/O, no clock.

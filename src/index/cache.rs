@@ -1,0 +1,174 @@
+//! `index.db`: which bytes a file held when it was last read, by its stat. A cache: deleting it costs time only.
+
+use super::Error;
+use super::scan::Stat;
+use crate::sqlite;
+use crate::sqlite::Durability;
+use rusqlite::Connection;
+use rusqlite::params;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+const MIGRATIONS: &[&str] = &["
+CREATE TABLE digest (
+    root TEXT NOT NULL,             -- canonical folder of the tree
+    path TEXT NOT NULL,             -- below it
+    size INTEGER NOT NULL,
+    mtime INTEGER NOT NULL,         -- ns since 1970
+    ctime INTEGER NOT NULL,         -- ns since 1970
+    inode INTEGER NOT NULL,
+    device INTEGER NOT NULL,
+    hashed INTEGER NOT NULL,        -- when its reading began, ns since 1970
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (root, path)
+) WITHOUT ROWID;
+"];
+
+/// A file changed so shortly before it was read may have changed again within the same tick of the file system's clock
+/// (the "racily clean" rule of git and jj; two seconds is FAT's and some network file systems' grain).
+const GRAIN: i64 = 2_000_000_000;
+
+/// What is known of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) stat: Stat,
+    pub(super) hashed: i64,
+    pub(super) sha256: String,
+}
+
+impl Known {
+    /// Whether it still holds for a file with this stat.
+    pub(super) fn holds(&self, stat: &Stat) -> bool {
+        self.stat == *stat && stat.mtime.max(stat.ctime) + GRAIN < self.hashed
+    }
+}
+
+/// The cache; cheap to clone.
+#[derive(Clone)]
+pub struct Index {
+    db: Arc<Mutex<Connection>>,
+}
+
+impl Index {
+    /// Opens `index.db` in the state folder. A damaged one is set aside and a new one begun; so is one of a newer version.
+    pub fn open(state_folder: &Path) -> Result<Index, Error> {
+        let path = state_folder.join("index.db");
+        let db = match sqlite::open(&path, Durability::Cache, MIGRATIONS) {
+            Ok(db) => db,
+            Err(error) if error.is_corrupt() || matches!(error, sqlite::Error::Newer { .. }) => {
+                let aside = path.with_extension(format!("db.broken-{}", std::process::id()));
+                tracing::warn!(%error, aside = %aside.display(), "the index is set aside and made anew");
+                set_aside(&path, &aside).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
+                sqlite::open(&path, Durability::Cache, MIGRATIONS)?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Index { db: Arc::new(Mutex::new(db)) })
+    }
+
+    /// All that is known below a root. A cache that cannot be read knows nothing.
+    pub(super) fn known(&self, root: &Path) -> HashMap<String, Known> {
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = || -> rusqlite::Result<HashMap<String, Known>> {
+            let mut rows =
+                db.prepare_cached("SELECT path, size, mtime, ctime, inode, device, hashed, sha256 FROM digest WHERE root = ?1")?;
+            let rows = rows.query_map([root.to_string_lossy()], |row| {
+                let stat = Stat {
+                    size: row.get::<_, i64>(1)? as u64,
+                    mtime: row.get(2)?,
+                    ctime: row.get(3)?,
+                    inode: row.get::<_, i64>(4)? as u64,
+                    device: row.get::<_, i64>(5)? as u64,
+                };
+                Ok((row.get(0)?, Known { stat, hashed: row.get(6)?, sha256: row.get(7)? }))
+            })?;
+            rows.collect()
+        };
+        read().unwrap_or_else(|error| {
+            tracing::warn!(%error, "the index cannot be read; files are read instead");
+            HashMap::new()
+        })
+    }
+
+    /// Takes over what was learned, and forgets what is gone, in one transaction. A cache that cannot be written costs time.
+    pub(super) fn learn(&self, root: &Path, learned: &[(String, Known)], gone: &[String]) {
+        if learned.is_empty() && gone.is_empty() {
+            return;
+        }
+        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut write = || -> rusqlite::Result<()> {
+            let root = root.to_string_lossy();
+            let change = db.transaction()?;
+            {
+                let mut put =
+                    change.prepare_cached("INSERT OR REPLACE INTO digest VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
+                for (path, known) in learned {
+                    let stat = &known.stat;
+                    put.execute(params![
+                        root,
+                        path,
+                        stat.size as i64,
+                        stat.mtime,
+                        stat.ctime,
+                        stat.inode as i64,
+                        stat.device as i64,
+                        known.hashed,
+                        known.sha256
+                    ])?;
+                }
+                let mut drop = change.prepare_cached("DELETE FROM digest WHERE root = ?1 AND path = ?2")?;
+                for path in gone {
+                    drop.execute(params![root, path])?;
+                }
+            }
+            change.commit()
+        };
+        if let Err(error) = write() {
+            tracing::warn!(%error, "the index cannot be written; files will be read again");
+        }
+    }
+}
+
+/// Moves a database out of the way, with its write-ahead log: a log of another database must never be replayed into a new one.
+fn set_aside(path: &Path, aside: &Path) -> std::io::Result<()> {
+    std::fs::rename(path, aside)?;
+    for suffix in ["-wal", "-shm"] {
+        let beside = path.with_file_name(format!("{}{suffix}", path.file_name().unwrap_or_default().to_string_lossy()));
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_index_is_set_aside_and_made_anew() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::write(state.path().join("index.db"), vec![1u8; 10_000]).unwrap();
+        let index = Index::open(state.path()).unwrap();
+        let stat = Stat { size: 1, mtime: 1, ctime: 1, inode: 1, device: 1 };
+        let known = Known { stat, hashed: 5 * GRAIN, sha256: "x".into() };
+        index.learn(Path::new("/t"), &[("a".into(), known.clone())], &[]);
+        drop(index);
+        let index = Index::open(state.path()).unwrap();
+        assert_eq!(index.known(Path::new("/t")).get("a"), Some(&known));
+        assert!(std::fs::read_dir(state.path()).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().contains("broken")));
+    }
+
+    #[test]
+    fn a_file_read_within_the_clocks_grain_is_read_again() {
+        let stat = Stat { size: 1, mtime: 10 * GRAIN, ctime: 10 * GRAIN, inode: 1, device: 1 };
+        let known = |hashed| Known { stat, hashed, sha256: "x".into() };
+        assert!(!known(10 * GRAIN + 1).holds(&stat));
+        assert!(known(12 * GRAIN).holds(&stat));
+        assert!(!known(12 * GRAIN).holds(&Stat { inode: 2, ..stat }));
+    }
+}

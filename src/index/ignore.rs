@@ -1,0 +1,153 @@
+//! Ignore rules: `.cfsignore` files in the syntax of .gitignore, in any folder, and what is left out always.
+
+use super::Error;
+use ::ignore::Match;
+use ::ignore::gitignore::Gitignore;
+use ::ignore::gitignore::GitignoreBuilder;
+use std::collections::HashMap;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Name of the files that hold rules.
+pub const FILE_NAME: &str = ".cfsignore";
+
+/// Left out whatever the files say: version control, our own and other clients' marks, editors' temporary files.
+const ALWAYS: [&str; 14] = [
+    ".git",
+    ".hg",
+    ".svn",
+    ".pollinator",
+    ".cfs",
+    ".pollinator-folder",
+    ".*.pollinator-*",
+    "*~",
+    ".*.sw?",
+    ".#*",
+    "#*#",
+    "4913",
+    ".DS_Store",
+    ".nfs*",
+];
+
+/// The rules of one tree.
+#[derive(Debug)]
+pub struct Rules {
+    /// Where rule files are looked for from: the tree's root, or a folder above it.
+    top: PathBuf,
+    always: Gitignore,
+    folders: HashMap<PathBuf, Option<Arc<Gitignore>>>,
+}
+
+/// Whether something is left out, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Left out.
+    pub ignored: bool,
+    /// The rule that decided: `file:line: pattern`, or `always: pattern`. None where no rule speaks of it.
+    pub rule: Option<String>,
+}
+
+impl Rules {
+    /// Rules of the tree at `root`; files in the folders from `top` down to it count, too.
+    pub fn new(root: &Path, top: Option<&Path>) -> Result<Rules, Error> {
+        let top = top.filter(|top| root.starts_with(top)).unwrap_or(root).to_owned();
+        let mut builder = GitignoreBuilder::new(&top);
+        for pattern in ALWAYS {
+            builder.add_line(None, pattern).map_err(|e| Error::BadRule { reason: e.to_string() })?;
+        }
+        let always = builder.build().map_err(|e| Error::BadRule { reason: e.to_string() })?;
+        Ok(Rules { top, always, folders: HashMap::new() })
+    }
+
+    /// Whether an entry is left out, its parents being known not to be.
+    pub fn check(&mut self, path: &Path, is_folder: bool) -> Result<Verdict, Error> {
+        if let Match::Ignore(glob) = self.always.matched(path, is_folder) {
+            return Ok(Verdict { ignored: true, rule: Some(format!("always: {}", glob.original())) });
+        }
+        let folders: Vec<PathBuf> =
+            path.ancestors().skip(1).take_while(|f| f.starts_with(&self.top)).map(Path::to_owned).collect();
+        // The nearest file that speaks of it decides.
+        for folder in folders {
+            let Some(rules) = self.of_folder(&folder)? else { continue };
+            match rules.matched(path, is_folder) {
+                Match::None => {}
+                Match::Ignore(glob) => return Ok(Verdict { ignored: true, rule: Some(place(glob)) }),
+                Match::Whitelist(glob) => return Ok(Verdict { ignored: false, rule: Some(place(glob)) }),
+            }
+        }
+        Ok(Verdict { ignored: false, rule: None })
+    }
+
+    /// Whether a path is left out, by itself or with a folder above it.
+    pub fn explain(&mut self, path: &Path) -> Result<Verdict, Error> {
+        let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|f| f.starts_with(&self.top) && *f != self.top).collect();
+        above.reverse();
+        for folder in above {
+            let verdict = self.check(folder, true)?;
+            if verdict.ignored {
+                return Ok(verdict);
+            }
+        }
+        self.check(path, path.is_dir())
+    }
+
+    fn of_folder(&mut self, folder: &Path) -> Result<Option<Arc<Gitignore>>, Error> {
+        if let Some(known) = self.folders.get(folder) {
+            return Ok(known.clone());
+        }
+        let file = folder.join(FILE_NAME);
+        let rules = if file.is_file() {
+            let mut builder = GitignoreBuilder::new(folder);
+            if let Some(error) = builder.add(&file) {
+                return Err(Error::BadRule { reason: error.to_string() });
+            }
+            let built = builder.build().map_err(|e| Error::BadRule { reason: format!("{}: {e}", file.display()) })?;
+            Some(Arc::new(built))
+        } else {
+            None
+        };
+        self.folders.insert(folder.to_owned(), rules.clone());
+        Ok(rules)
+    }
+}
+
+/// `file:line: pattern`. The library keeps no line, so it is looked up; of equal lines the last one decides.
+fn place(glob: &::ignore::gitignore::Glob) -> String {
+    let Some(file) = glob.from() else { return glob.original().to_owned() };
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().collect::<Vec<_>>().iter().rposition(|line| line.trim_end() == glob.original().trim_end());
+    match line {
+        Some(at) => format!("{}:{}: {}", file.display(), at + 1, glob.original()),
+        None => format!("{}: {}", file.display(), glob.original()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn rules_are_those_of_git() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().join("cfs/src");
+        fs::create_dir_all(root.join("sub/deep")).unwrap();
+        fs::write(home.path().join(".cfsignore"), "# models\n*.ckpt\n").unwrap();
+        fs::write(root.join(".cfsignore"), "build/\n/only-here\n!keep.ckpt\n").unwrap();
+        fs::write(root.join("sub/.cfsignore"), "!build/\n").unwrap();
+        let mut rules = Rules::new(&root, Some(home.path())).unwrap();
+        let mut verdict = |below: &str, folder: bool| rules.check(&root.join(below), folder).unwrap();
+        assert!(verdict("a.ckpt", false).ignored);
+        assert!(verdict("a.ckpt", false).rule.unwrap().ends_with(".cfsignore:2: *.ckpt"));
+        assert!(!verdict("keep.ckpt", false).ignored);
+        assert!(verdict("build", true).ignored && !verdict("build", false).ignored);
+        assert!(!verdict("sub/build", true).ignored);
+        assert!(verdict("only-here", false).ignored && !verdict("sub/only-here", false).ignored);
+        for always in [".git", "x~", ".main.py.swp", ".cfs", "sub/.x.pollinator-ab12"] {
+            assert!(verdict(always, false).ignored, "{always}");
+        }
+        assert!(!verdict("main.py", false).ignored && !verdict(".gitignore", false).ignored);
+        assert!(rules.explain(&root.join("build/x/y.o")).unwrap().rule.unwrap().ends_with(".cfsignore:1: build/"));
+    }
+}

@@ -1,0 +1,336 @@
+//! Looking at a tree: every file with its digest, read only where its stat says that it may have changed.
+
+use super::Error;
+use super::FOLDER_MARKER;
+use super::Index;
+use super::RelPath;
+use super::cache::Known;
+use super::ignore::Rules;
+use sha2::Digest;
+use sha2::Sha256;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::collections::HashMap;
+use std::fs::File;
+use std::fs::Metadata;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+/// What tells a changed file from an unchanged one. Times in ns since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Stat {
+    pub size: u64,
+    pub mtime: i64,
+    pub ctime: i64,
+    pub inode: u64,
+    pub device: u64,
+}
+
+impl Stat {
+    /// Of a file's metadata.
+    pub fn of(metadata: &Metadata) -> Stat {
+        Stat {
+            size: metadata.len(),
+            mtime: metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec()),
+            ctime: metadata.ctime().saturating_mul(1_000_000_000).saturating_add(metadata.ctime_nsec()),
+            inode: metadata.ino(),
+            device: metadata.dev(),
+        }
+    }
+}
+
+/// A file as it is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalFile {
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256, hex.
+    pub sha256: String,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+/// A tree as it is on disk.
+#[derive(Clone, Debug, Default)]
+pub struct LocalTree {
+    /// Whether its root folder is there.
+    pub exists: bool,
+    /// File system of the root folder.
+    pub device: u64,
+    /// Files; folders without files of their own as [`FOLDER_MARKER`]s of size 0.
+    pub files: BTreeMap<RelPath, LocalFile>,
+    /// Files that should travel and cannot be read: path and what is the matter.
+    pub problems: Vec<(String, String)>,
+    /// What is no file (pipes, dangling links, links out of the tree…) and stays behind.
+    pub skipped: Vec<(String, String)>,
+}
+
+/// SHA-256 of nothing.
+pub(crate) const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// Looks at the tree at `root`, reading with `jobs` threads what the index does not know. A root that is missing is an empty
+/// tree whose `exists` is false. One bad file is listed, and the others are looked at all the same.
+///
+/// Blocks: call it where blocking is allowed.
+pub fn scan(root: &Path, rules: &mut Rules, index: &Index, jobs: usize) -> Result<LocalTree, Error> {
+    let unreadable = |source| Error::Unreadable { path: root.to_owned(), source };
+    let metadata = match std::fs::metadata(root) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LocalTree::default()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let root = root.canonicalize().map_err(unreadable)?;
+    let mut walk = Walk { root: &root, rules, found: Vec::new(), tree: LocalTree::default(), inodes: BTreeSet::new() };
+    walk.tree.exists = true;
+    walk.tree.device = metadata.dev();
+    walk.folder(&root, None)?;
+    let Walk { found, mut tree, .. } = walk;
+    digest_all(&root, found, index, jobs, &mut tree);
+    tree.problems.sort();
+    tree.skipped.sort();
+    Ok(tree)
+}
+
+/// A file that was found, not read yet.
+struct FoundFile {
+    path: RelPath,
+    stat: Stat,
+    mode: u32,
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    rules: &'a mut Rules,
+    found: Vec<FoundFile>,
+    tree: LocalTree,
+    inodes: BTreeSet<(u64, u64)>,
+}
+
+impl Walk<'_> {
+    /// Walks one folder; a folder that cannot be read is a problem, the root an error.
+    fn folder(&mut self, folder: &Path, below: Option<&RelPath>) -> Result<(), Error> {
+        let entries = match std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+            Ok(entries) => entries,
+            Err(error) => match below {
+                None => return Err(Error::Unreadable { path: folder.to_owned(), source: error }),
+                Some(path) => {
+                    self.tree.problems.push((path.to_string(), format!("the folder cannot be read: {error}")));
+                    return Ok(());
+                }
+            },
+        };
+        let mut is_empty = true;
+        for entry in entries {
+            let name = entry.file_name();
+            let Some(name) = name.to_str() else {
+                let shown = folder.strip_prefix(self.root).unwrap_or(folder).join(&name).to_string_lossy().into_owned();
+                self.tree.problems.push((shown, "the name is not UTF-8".into()));
+                is_empty = false;
+                continue;
+            };
+            let path = match below {
+                None => RelPath::parse(name),
+                Some(below) => below.join(name),
+            };
+            let path = match path {
+                Ok(path) => path,
+                Err(error) => {
+                    self.tree.problems.push((error.text, error.why.into()));
+                    continue;
+                }
+            };
+            if self.entry(&entry.path(), path)? {
+                is_empty = false;
+            }
+        }
+        if let (true, Some(below)) = (is_empty, below)
+            && let Ok(marker) = below.join(FOLDER_MARKER)
+        {
+            self.tree.files.insert(marker, LocalFile { size: 0, sha256: EMPTY_SHA256.into(), mode: 0o644 });
+        }
+        Ok(())
+    }
+
+    /// Takes one entry; says whether it makes its folder more than an empty one.
+    fn entry(&mut self, full: &Path, path: RelPath) -> Result<bool, Error> {
+        let metadata = match std::fs::symlink_metadata(full) {
+            Ok(metadata) => metadata,
+            // Gone since the folder was read.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => {
+                self.tree.problems.push((path.to_string(), error.to_string()));
+                return Ok(true);
+            }
+        };
+        if self.rules.check(full, metadata.is_dir())?.ignored {
+            return Ok(false);
+        }
+        if metadata.is_dir() {
+            // A bind mount of a folder into itself would never end.
+            if self.inodes.insert((metadata.dev(), metadata.ino())) {
+                self.folder(full, Some(&path))?;
+            } else {
+                self.tree.skipped.push((path.to_string(), "the folder is already in the tree at another place".into()));
+            }
+            return Ok(true);
+        }
+        let metadata = if metadata.is_symlink() {
+            match self.link(full) {
+                Ok(metadata) => metadata,
+                Err(why) => {
+                    self.tree.skipped.push((path.to_string(), why));
+                    return Ok(true);
+                }
+            }
+        } else {
+            metadata
+        };
+        if metadata.is_file() {
+            self.found.push(FoundFile { path, stat: Stat::of(&metadata), mode: metadata.mode() & 0o7777 });
+        } else {
+            self.tree.skipped.push((path.to_string(), "is neither a file nor a folder".into()));
+        }
+        Ok(true)
+    }
+
+    /// What a symbolic link inside the tree leads to travels as a file; other links stay behind.
+    fn link(&self, full: &Path) -> Result<Metadata, String> {
+        let target = full.canonicalize().map_err(|e| format!("is a symbolic link that leads nowhere ({e})"))?;
+        if !target.starts_with(self.root) {
+            return Err(format!("is a symbolic link out of the tree (to {})", target.display()));
+        }
+        let metadata = std::fs::metadata(&target).map_err(|e| e.to_string())?;
+        if metadata.is_dir() { Err("is a symbolic link to a folder".into()) } else { Ok(metadata) }
+    }
+}
+
+/// Reads what is not known, several files at once, and tells the index.
+fn digest_all(root: &Path, found: Vec<FoundFile>, index: &Index, jobs: usize, tree: &mut LocalTree) {
+    let mut known = index.known(root);
+    let mut unread = Vec::new();
+    for file in found {
+        match known.remove(file.path.as_str()) {
+            Some(entry) if entry.holds(&file.stat) => {
+                tree.files.insert(file.path, LocalFile { size: file.stat.size, sha256: entry.sha256, mode: file.mode });
+            }
+            _ => unread.push(file),
+        }
+    }
+    // What was found has been taken out above.
+    let gone: Vec<String> = known.into_keys().collect();
+    let mut learned = Vec::new();
+    for (path, read) in read_all(root, unread, jobs) {
+        match read {
+            Ok((file, entry)) => {
+                learned.push((path.to_string(), entry));
+                tree.files.insert(path, file);
+            }
+            Err(why) => tree.problems.push((path.to_string(), why)),
+        }
+    }
+    index.learn(root, &learned, &gone);
+}
+
+type ReadFile = Result<(LocalFile, Known), String>;
+
+fn read_all(root: &Path, unread: Vec<FoundFile>, jobs: usize) -> HashMap<RelPath, ReadFile> {
+    let queue = Mutex::new(unread);
+    let done = Mutex::new(HashMap::new());
+    let work = || {
+        loop {
+            let Some(file) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
+            let read = read(&file.path.under(root), file.mode);
+            done.lock().unwrap_or_else(PoisonError::into_inner).insert(file.path, read);
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..jobs.max(1) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads one file. Its stat is taken from the opened file before reading: a change during or after shows in the next look.
+fn read(path: &PathBuf, mode: u32) -> ReadFile {
+    let hashed = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
+    let mut file = File::open(path).map_err(|e| format!("cannot be read: {e}"))?;
+    let stat = Stat::of(&file.metadata().map_err(|e| e.to_string())?);
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0u8; 256 * 1024];
+    let mut size = 0u64;
+    loop {
+        let n = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(format!("cannot be read: {error}")),
+        };
+        size += n as u64;
+        hasher.update(&buffer[..n]);
+    }
+    let sha256 = hex::encode(hasher.finalize());
+    Ok((LocalFile { size, sha256: sha256.clone(), mode }, Known { stat: Stat { size, ..stat }, hashed, sha256 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn look(root: &Path, state: &Path) -> LocalTree {
+        let index = Index::open(state).unwrap();
+        let mut rules = Rules::new(&root.canonicalize().unwrap_or(root.into()), None).unwrap();
+        scan(root, &mut rules, &index, 4).unwrap()
+    }
+
+    #[test]
+    fn a_tree_is_seen_as_it_is_and_one_bad_file_hides_no_other() {
+        let (home, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let root = home.path().join("tree");
+        fs::create_dir_all(root.join("a/empty")).unwrap();
+        fs::create_dir_all(root.join(".git/objects")).unwrap();
+        fs::write(root.join(".git/objects/x"), "x").unwrap();
+        fs::write(root.join("a/ünï cödé %_.txt"), "hello").unwrap();
+        fs::write(root.join("zero"), "").unwrap();
+        symlink("zero", root.join("link")).unwrap();
+        symlink("/etc/passwd", root.join("out")).unwrap();
+        symlink("nowhere", root.join("dangling")).unwrap();
+        symlink(".", root.join("loop")).unwrap();
+        std::os::unix::net::UnixListener::bind(root.join("socket")).unwrap();
+        let tree = look(&root, state.path());
+        let names: Vec<&str> = tree.files.keys().map(RelPath::as_str).collect();
+        assert_eq!(names, ["a/empty/.pollinator-folder", "a/ünï cödé %_.txt", "link", "zero"]);
+        assert_eq!(tree.files[&RelPath::parse("zero").unwrap()].sha256, EMPTY_SHA256);
+        let skipped: Vec<&str> = tree.skipped.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(skipped, ["dangling", "loop", "out", "socket"]);
+        assert!(tree.problems.is_empty(), "{:?}", tree.problems);
+    }
+
+    #[test]
+    fn a_change_that_keeps_size_and_mtime_is_seen() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = root.path().join("f");
+        fs::write(&path, "aaaa").unwrap();
+        let before = look(root.path(), state.path());
+        let mtime = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::write(&path, "bbbb").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(mtime).unwrap();
+        let after = look(root.path(), state.path());
+        assert_ne!(before.files.values().next().unwrap().sha256, after.files.values().next().unwrap().sha256);
+    }
+
+    #[test]
+    fn a_missing_root_is_an_empty_tree_that_does_not_exist() {
+        let state = tempfile::tempdir().unwrap();
+        let tree = look(&state.path().join("nope"), state.path());
+        assert!(!tree.exists && tree.files.is_empty());
+    }
+}
