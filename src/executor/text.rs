@@ -21,7 +21,11 @@ pub fn cut(bytes: &[u8], at_end: bool, limit: usize) -> (String, usize) {
             if text.len() + piece_len > limit {
                 return (text, used);
             }
-            if c == '\0' { text.push_str(REPLACEMENT) } else { text.push(c) }
+            if c == '\0' {
+                text.push_str(REPLACEMENT)
+            } else {
+                text.push(c)
+            }
             used += c.len_utf8();
         }
         let invalid = chunk.invalid();

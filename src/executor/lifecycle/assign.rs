@@ -118,8 +118,10 @@ impl Host {
         let inbox = Arc::new(Inbox::default());
         self.live().insert(id.clone(), inbox.clone());
         let host = self.clone();
+        // Before the next poll can offer it again.
+        let ticket = self.reserve(&entry);
         self.tasks.spawn(async move {
-            host.supervise(entry, inbox.clone()).await;
+            host.supervise(entry, inbox.clone(), ticket).await;
             let mut live = host.live();
             live.remove(&id);
             // Put in under the same lock, so nothing can come after this look.

@@ -24,6 +24,7 @@ use crate::sqlite;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 
 /// How often files are tried when the colony or the store is not there, and the pause between.
 const FILE_TRIES: u32 = 6;
@@ -46,7 +47,7 @@ pub(super) struct Attempt {
     pub(super) host: Arc<Host>,
     pub(super) entry: Entry,
     pub(super) guard: Guard,
-    ticket: Ticket,
+    ticket: Arc<Mutex<Ticket>>,
     /// None where the specification is refused.
     pub(super) work: Option<Known>,
 }
@@ -59,11 +60,12 @@ pub(super) struct Known {
 
 impl Host {
     /// Lives an attempt through. What goes wrong in it, a panic too, fails that process only.
-    pub(super) async fn supervise(self: &Arc<Host>, entry: Entry, inbox: Arc<Inbox>) {
+    pub(super) async fn supervise(self: &Arc<Host>, entry: Entry, inbox: Arc<Inbox>, ticket: Ticket) {
+        let ticket = Arc::new(Mutex::new(ticket));
         let mut tries = 1;
         let reason = loop {
-            let (host, copy, inbox) = (self.clone(), self.reread(&entry), inbox.clone());
-            match tokio::spawn(async move { host.live_through(copy, inbox).await }).await {
+            let (host, copy, inbox, ticket) = (self.clone(), self.reread(&entry), inbox.clone(), ticket.clone());
+            match tokio::spawn(async move { host.live_through(copy, inbox, ticket).await }).await {
                 Ok(Ok(())) => return,
                 // The journal or a folder cannot be written (a full disk?): the job itself may be fine.
                 Ok(Err(error)) if tries < JOURNAL_TRIES => {
@@ -113,9 +115,13 @@ impl Host {
         self.jobs_dir.join(format!("{}-{job_id}", job.process_id))
     }
 
-    async fn live_through(self: &Arc<Host>, entry: Entry, inbox: Arc<Inbox>) -> Result<(), Error> {
+    /// Reserves what an assigned process takes.
+    pub(super) fn reserve(&self, entry: &Entry) -> Ticket {
+        self.room.hold(Job::read(&entry.process, self.engine.needs_image()).ok().as_ref())
+    }
+
+    async fn live_through(self: &Arc<Host>, entry: Entry, inbox: Arc<Inbox>, ticket: Arc<Mutex<Ticket>>) -> Result<(), Error> {
         let read = Job::read(&entry.process, self.engine.needs_image());
-        let ticket = self.room.hold(read.as_ref().ok());
         let guard = Guard::new(self.clone(), &entry, inbox);
         let mut attempt = Attempt { host: self.clone(), entry, guard, ticket, work: None };
         match read {
@@ -126,7 +132,7 @@ impl Host {
             Err(_) => {}
         }
         if attempt.entry.stage >= Stage::Starting {
-            attempt.ticket.take();
+            attempt.ticket.lock().await.take();
         }
         while attempt.entry.stage != Stage::Closed {
             if attempt.step().await? == Go::Leave {
@@ -194,7 +200,7 @@ impl Attempt {
     async fn bring_in(&mut self, task: &Task) -> Result<Go, Error> {
         let host = self.host.clone();
         let work = async {
-            self.ticket.ready().await;
+            self.ticket.lock().await.ready().await;
             repeated(|| host.files.bring_in(&task.job)).await
         };
         let brought = tokio::select! {

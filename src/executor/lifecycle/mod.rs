@@ -124,3 +124,8 @@ fn now_ms() -> i64 {
 fn span_until(ms: i64) -> Duration {
     Duration::from_millis(u64::try_from(ms - now_ms()).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod test_server;
+#[cfg(test)]
+mod tests;

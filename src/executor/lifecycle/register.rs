@@ -118,8 +118,7 @@ impl Host {
             architecture: std::env::consts::ARCH.into(),
             ..Hardware::default()
         };
-        let software =
-            Software { name: "pollinator".into(), kind: "process".into(), version: env!("CARGO_PKG_VERSION").into() };
+        let software = Software { name: "pollinator".into(), kind: "process".into(), version: env!("CARGO_PKG_VERSION").into() };
         // Last heard from stays "never": any other time would make the server think it silent.
         Executor {
             executorid: self.client.id().into(),

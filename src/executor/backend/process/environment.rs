@@ -55,8 +55,7 @@ mod tests {
         let own = ["PATH", "HOME", "LC_ALL", "AWS_S3_SECRETKEY", "COLONIES_PRVKEY", "LD_PRELOAD", "POLLINATOR_PROFILE"];
         let env = assemble(&task, own.iter().map(|n| (n.to_string(), format!("own {n}"))));
         let names: Vec<&str> = env.keys().map(String::as_str).collect();
-        let want =
-            ["A", "COLONIES_PROCESS_ID", "HOME", "LC_ALL", "PATH", "POLLINATOR_RANK", "POLLINATOR_SIZE", "PROJECT_DIR"];
+        let want = ["A", "COLONIES_PROCESS_ID", "HOME", "LC_ALL", "PATH", "POLLINATOR_RANK", "POLLINATOR_SIZE", "PROJECT_DIR"];
         assert_eq!(names, want);
         assert_eq!(env["HOME"], "/h", "the specification's entry wins");
         assert_eq!(env["A"], format!("{}/x", task.fs_dir.display()));

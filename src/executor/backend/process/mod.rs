@@ -229,9 +229,7 @@ fn work_folder(task: &Task) -> Result<PathBuf, Failure> {
     let project = environment::project_dir(task);
     let below = Path::new(&project).strip_prefix(&task.fs_dir).ok().and_then(|p| Inside::read(&p.to_string_lossy()).ok());
     match below {
-        Some(inside) => {
-            inside.make_below(&task.fs_dir).map_err(Failure::io("cannot make the project's folder", project))
-        }
+        Some(inside) => inside.make_below(&task.fs_dir).map_err(Failure::io("cannot make the project's folder", project)),
         None => Ok(task.fs_dir.clone()),
     }
 }

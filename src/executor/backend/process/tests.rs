@@ -226,7 +226,10 @@ async fn a_job_that_leaves_no_status_has_vanished() {
     // KILL may be faster than the wrapper's note, or slower.
     let ending = ProcessEngine.watch(&task, &handle).await.unwrap();
     assert!(matches!(ending, Ending::Vanished { .. } | Ending::Exited { status: 143 | 137, .. }), "{ending:?}");
-    assert!(matches!(ProcessEngine.watch(&task, &Session::nobody().handle()).await.unwrap(), Ending::Vanished { .. } | Ending::Exited { .. }));
+    assert!(matches!(
+        ProcessEngine.watch(&task, &Session::nobody().handle()).await.unwrap(),
+        Ending::Vanished { .. } | Ending::Exited { .. }
+    ));
 }
 
 #[tokio::test]
