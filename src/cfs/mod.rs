@@ -1,1 +1,39 @@
-//! Room `cfs`.
+//! CFS, the meta-filesystem of a colony: rows in the Colonies server, bytes in the object store.
+//!
+//! [`plan`] compares three trees and is pure; [`sync()`] carries a plan out; [`snapshot()`] freezes a tree for a run.
+
+mod download;
+mod error;
+pub mod labels;
+mod list;
+pub mod plan;
+mod snapshot;
+mod sync;
+mod upload;
+
+pub use download::FetchReport;
+pub use download::fetch;
+pub use error::Error;
+pub use list::RemoteFile;
+pub use list::RemoteTree;
+pub use plan::Plan;
+pub use plan::Policy;
+pub use snapshot::snapshot;
+pub use sync::SyncOptions;
+pub use sync::SyncReport;
+pub use sync::sync;
+
+use crate::colonies::Client;
+use crate::store::Store;
+
+/// Both halves of CFS. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Cfs {
+    /// The rows.
+    pub client: Client,
+    /// The bytes.
+    pub store: Store,
+}
+
+/// Metadata key under which the permission bits of a file travel with its object, octal.
+pub const MODE: &str = "pollinator-mode";

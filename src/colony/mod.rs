@@ -1,1 +1,3 @@
 //! Room `colony`.
+
+pub mod objects;

@@ -19,6 +19,11 @@ use std::path::PathBuf;
 
 /// Name of the row that stands for a folder without files of its own. Never a file on disk.
 pub const FOLDER_MARKER: &str = ".pollinator-folder";
+/// SHA-256 of nothing, hex.
+pub fn empty_sha256() -> &'static str {
+    scan::EMPTY_SHA256
+}
+
 /// Part of the name of a download under way.
 pub const TEMPORARY: &str = ".pollinator-";
 

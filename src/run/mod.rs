@@ -1,3 +1,18 @@
-//! One run of a project.
+//! One run of a project: its files brought over, its process submitted, followed, and its results brought home.
+//!
+//! [`submit`] reads as the whole way of a run up to its process; [`follow::follow`] and [`results::fetch`] are the rest.
 
+pub mod connection;
+pub mod error;
+pub mod follow;
+pub mod history;
 pub mod provenance;
+pub mod results;
+pub mod spec;
+pub mod submission;
+pub mod trees;
+
+pub use connection::Connection;
+pub use error::Error;
+pub use submission::Options;
+pub use submission::submit;

@@ -8,7 +8,7 @@ use crate::store::bare_etag;
 use crate::store::check_key;
 use crate::store::error::Scope;
 use crate::store::error::find_wire;
-use crate::store::metadata_of;
+use crate::store::metadata;
 use crate::store::size_of;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::ByteStreamError;
@@ -38,7 +38,7 @@ impl Store {
         let info = ObjectInfo {
             size: size_of(&scope, reply.content_length())?,
             etag: bare_etag(&scope, reply.e_tag())?,
-            metadata: metadata_of(reply.metadata()),
+            metadata: metadata::from_headers(reply.metadata()),
         };
         let mut done = 0;
         let mut pauses = self.pauses();

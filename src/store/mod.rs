@@ -7,6 +7,7 @@
 mod download;
 mod error;
 mod http;
+mod metadata;
 mod probe;
 mod upload;
 
@@ -35,7 +36,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// User metadata of an object (`x-amz-meta-*`), names without the prefix, in lower case.
+/// User metadata of an object (`x-amz-meta-*`): names without the prefix, in lower case; values any text that neither begins
+/// nor ends with a space. S3 takes 2 KiB altogether.
 pub type Metadata = BTreeMap<String, String>;
 
 /// Is told how many bytes have moved since the last call.
@@ -203,7 +205,7 @@ impl Store {
             Ok(found) => Ok(Some(ObjectInfo {
                 size: size_of(&scope, found.content_length())?,
                 etag: bare_etag(&scope, found.e_tag())?,
-                metadata: metadata_of(found.metadata()),
+                metadata: metadata::from_headers(found.metadata()),
             })),
             Err(Error::Refused { status: 404, .. }) => Ok(None),
             Err(refused @ Error::Refused { status: 400 | 403, .. }) => {
@@ -293,10 +295,6 @@ fn size_of(scope: &Scope<'_>, size: Option<i64>) -> Result<u64, Error> {
 
 fn bare_etag(scope: &Scope<'_>, etag: Option<&str>) -> Result<String, Error> {
     etag.map(|e| e.trim_matches('"').to_owned()).ok_or_else(|| scope.garbage("no ETag in the answer"))
-}
-
-fn metadata_of(metadata: Option<&std::collections::HashMap<String, String>>) -> Metadata {
-    metadata.into_iter().flatten().map(|(name, value)| (name.to_lowercase(), value.clone())).collect()
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::store::bare_etag;
 use crate::store::check_key;
 use crate::store::copy_source;
 use crate::store::http::Meter;
+use crate::store::metadata;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::CompletedMultipartUpload;
 use aws_sdk_s3::types::CompletedPart;
@@ -107,7 +108,7 @@ impl Store {
             .bucket(self.bucket())
             .key(key)
             .content_type("application/octet-stream")
-            .set_metadata(Some(meta.clone().into_iter().collect()))
+            .set_metadata(Some(metadata::to_headers(meta)))
             .body(ByteStream::from(bytes))
             .customize()
             .mutate_request({
@@ -121,7 +122,7 @@ impl Store {
     async fn begin(&self, key: &str, meta: &Metadata) -> Result<Upload, Error> {
         let scope = self.scope("CreateMultipartUpload", key);
         let request = self.client.create_multipart_upload().bucket(self.bucket()).key(key);
-        let request = request.content_type("application/octet-stream").set_metadata(Some(meta.clone().into_iter().collect()));
+        let request = request.content_type("application/octet-stream").set_metadata(Some(metadata::to_headers(meta)));
         let reply = request.send().await.map_err(|e| scope.sdk(e))?;
         let id = reply.upload_id().ok_or_else(|| scope.garbage("no upload id in the answer"))?;
         Ok(Upload { store: self.clone(), key: key.to_owned(), id: id.to_owned(), open: true })

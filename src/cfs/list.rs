@@ -1,0 +1,102 @@
+//! What the colony says a tree holds.
+
+use super::Cfs;
+use super::Error;
+use super::labels;
+use crate::colonies::File;
+use crate::index::RelPath;
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use std::collections::BTreeMap;
+
+/// Requests under way at once.
+const AT_ONCE: usize = 8;
+
+/// A file of the colony.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Path below the tree.
+    pub path: RelPath,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256, hex, as registered.
+    pub sha256: String,
+    /// Object key; nothing is stored for an empty file.
+    pub object: String,
+}
+
+/// A tree of the colony.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemoteTree {
+    /// Its files, folder markers among them.
+    pub files: BTreeMap<RelPath, RemoteFile>,
+    /// Rows that are no files of a tree: what they are called, and why.
+    pub problems: Vec<(String, String)>,
+}
+
+impl RemoteTree {
+    fn take(&mut self, root: &str, label: &str, row: Row) {
+        match labels::path_of(root, label, &row.name) {
+            Ok(path) => match u64::try_from(row.size) {
+                Ok(size) => {
+                    let file = RemoteFile { path: path.clone(), size, sha256: row.sha256.to_lowercase(), object: row.object };
+                    self.files.insert(path, file);
+                }
+                Err(_) => self.problems.push((path.to_string(), format!("is registered with the size {}", row.size))),
+            },
+            Err(error) => self.problems.push((format!("{label}/{}", row.name), format!("is not brought here: {}", error.why))),
+        }
+    }
+}
+
+struct Row {
+    name: String,
+    size: i64,
+    sha256: String,
+    object: String,
+}
+
+impl Cfs {
+    /// The latest revisions of all files below a root label. Works where the root itself holds no file.
+    pub async fn list(&self, root: &str) -> Result<RemoteTree, Error> {
+        let found = self.client.labels(root).await?;
+        let labels: Vec<String> = found.into_iter().map(|l| l.name).filter(|name| labels::is_below(root, name)).collect();
+        let mut listings = futures_util::stream::iter(labels)
+            .map(|label| async move { self.client.files(&label).await.map(|files| (label, files)) })
+            .buffer_unordered(AT_ONCE);
+        let mut tree = RemoteTree::default();
+        while let Some((label, files)) = listings.try_next().await? {
+            for file in files {
+                let row = Row { name: file.name, size: file.size, sha256: file.checksum, object: file.s3filename };
+                tree.take(root, &label, row);
+            }
+        }
+        tree.problems.sort();
+        Ok(tree)
+    }
+
+    /// The files of a snapshot, by their ids. `root` is the label that it was made of.
+    ///
+    /// A file that was removed since stands among the problems: the snapshot is broken then.
+    pub async fn snapshot_tree(&self, snapshot_id: &str, root: &str) -> Result<RemoteTree, Error> {
+        let snapshot = self.client.snapshot(snapshot_id).await?;
+        let root = if root.is_empty() { snapshot.label.clone() } else { root.to_owned() };
+        let mut rows = futures_util::stream::iter(snapshot.fileids.unwrap_or_default())
+            .map(|id| async move { self.client.file_by_id(&id).await.map(|row| (id, row)) })
+            .buffer_unordered(AT_ONCE);
+        let mut tree = RemoteTree::default();
+        while let Some((id, row)) = rows.try_next().await? {
+            match row {
+                Some(File { label, name, size, checksum, reference, .. }) => {
+                    let row = Row { name, size, sha256: checksum, object: reference.s3object.object };
+                    tree.take(&root, &label, row);
+                }
+                None => {
+                    tree.problems.push((format!("file {id}"), "was removed from the colony after the snapshot was made".into()))
+                }
+            }
+        }
+        tree.problems.sort();
+        Ok(tree)
+    }
+}

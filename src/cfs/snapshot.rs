@@ -1,0 +1,141 @@
+//! Snapshots: a tree frozen for a run, exactly as it was brought over.
+//!
+//! The server makes a snapshot of a label by a query with two faults (see `tests/wire`): `_` and `%` are wildcards, so files
+//! of other projects may get in, and a label without files of its own gives nothing. And removing a file breaks every snapshot
+//! that lists it. So what comes back is counted, and where it is not the tree, the tree is copied inside the store to a label of
+//! its own.
+
+use super::Cfs;
+use super::Error;
+use super::SyncReport;
+use super::labels;
+use super::list::RemoteFile;
+use super::upload::Failed;
+use super::upload::new_key;
+use super::upload::row;
+use crate::colonies::ProcessFilter;
+use crate::colonies::ProcessState;
+use crate::colonies::Snapshot;
+use crate::index::RelPath;
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
+use std::collections::BTreeSet;
+
+/// Copies under way at once.
+const AT_ONCE: usize = 8;
+/// Most processes of one state that the server lists.
+const LISTED: u32 = 100;
+
+/// A snapshot of the tree that `report` tells of. `earlier` is one that was made of the very same tree, with when (ns since
+/// 1970): it serves again where no row was removed since and it is still there.
+pub async fn snapshot(cfs: &Cfs, label: &str, report: &SyncReport, earlier: Option<(&str, i64)>) -> Result<Snapshot, Error> {
+    let expected = report.files.len();
+    if let Some((id, made)) = earlier
+        && made > report.last_removal
+        && let Some(snapshot) = still_there(cfs, id, expected).await?
+    {
+        return Ok(snapshot);
+    }
+    if report.plan.foreign.is_empty() && report.held.is_empty() {
+        let snapshot = cfs.client.create_snapshot(label, &name(report)?).await?;
+        if count(&snapshot) == expected {
+            return Ok(snapshot);
+        }
+        tracing::debug!(label, expected, found = count(&snapshot), "the snapshot is not the tree; a label of its own is made");
+        cfs.client.remove_snapshot(&snapshot.snapshotid).await?;
+    }
+    let own = own_label(label, &report.tree_digest);
+    fill(cfs, &own, report).await?;
+    let snapshot = cfs.client.create_snapshot(&own, &name(report)?).await?;
+    match count(&snapshot) {
+        found if found == expected => Ok(snapshot),
+        found => Err(Error::WrongSnapshot { label: own, expected, found }),
+    }
+}
+
+fn count(snapshot: &Snapshot) -> usize {
+    snapshot.fileids.as_ref().map_or(0, Vec::len)
+}
+
+async fn still_there(cfs: &Cfs, id: &str, expected: usize) -> Result<Option<Snapshot>, Error> {
+    match cfs.client.snapshot(id).await {
+        Ok(snapshot) if count(&snapshot) == expected => Ok(Some(snapshot)),
+        Ok(_) => Ok(None),
+        Err(error) if error.is_unreachable() => Err(error.into()),
+        // The server answers an unknown snapshot with 500 and words of its database.
+        Err(error) => {
+            tracing::debug!(%error, id, "the earlier snapshot cannot be used again");
+            Ok(None)
+        }
+    }
+}
+
+/// A name that is new in the colony. It must hold no `:`, or the server can read no snapshot any more.
+fn name(report: &SyncReport) -> Result<String, Error> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes)
+        .map_err(|e| Error::Local { path: "randomness".into(), source: std::io::Error::other(e.to_string()) })?;
+    Ok(format!("pollinator-{}-{}", short(&report.tree_digest), hex::encode(bytes)))
+}
+
+fn short(digest: &str) -> &str {
+    &digest[..digest.len().min(16)]
+}
+
+/// Where a tree stands alone: `/pollinator/<project>/runs/<digest>/src`.
+fn own_label(label: &str, digest: &str) -> String {
+    let (project, tree) = label.rsplit_once('/').unwrap_or((label, "src"));
+    format!("{project}/runs/{}/{tree}", short(digest))
+}
+
+/// Makes a label hold exactly this tree, by copies inside the store. What is there already from an earlier run stays.
+async fn fill(cfs: &Cfs, own: &str, report: &SyncReport) -> Result<(), Error> {
+    let there = cfs.list(own).await?;
+    let missing = report.files.values().filter(|f| there.files.get(&f.path).is_none_or(|t| t.sha256 != f.sha256));
+    let copy = |file: RemoteFile| async move {
+        let object = if file.size == 0 {
+            String::new()
+        } else {
+            let key = new_key(own).map_err(fatal)?;
+            cfs.store.copy(&file.object, &key).await?;
+            key
+        };
+        cfs.client.add_file(&row(cfs, own, &file.path, &object, file.size, &file.sha256)).await?;
+        Ok::<(), Error>(())
+    };
+    futures_util::stream::iter(missing.cloned().map(copy)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    Ok(())
+}
+
+fn fatal(failed: Failed) -> Error {
+    match failed {
+        Failed::All(error) => error,
+        Failed::File(why) => Error::Local { path: "randomness".into(), source: std::io::Error::other(why) },
+    }
+}
+
+/// Files below `root` that a snapshot of a process that has not ended still lists.
+pub(super) async fn needed_files(cfs: &Cfs, root: &str) -> Result<BTreeSet<RelPath>, Error> {
+    let mut snapshots = BTreeSet::new();
+    for state in [ProcessState::Waiting, ProcessState::Running] {
+        for process in cfs.client.processes(state, LISTED, &ProcessFilter::None).await? {
+            let mounts = process.spec.fs.snapshots.unwrap_or_default();
+            let ours = mounts.into_iter().filter(|m| labels::is_below(root, &m.label) || labels::is_below(&m.label, root));
+            snapshots.extend(ours.map(|m| m.snapshotid).filter(|id| !id.is_empty()));
+        }
+    }
+    let mut needed = BTreeSet::new();
+    for id in snapshots {
+        let tree = match cfs.snapshot_tree(&id, root).await {
+            Ok(tree) => tree,
+            Err(error) if error.is_unreachable() => return Err(error),
+            // A snapshot that is gone needs nothing.
+            Err(error) => {
+                tracing::debug!(%error, id, "the snapshot of a process cannot be read");
+                continue;
+            }
+        };
+        needed.extend(tree.files.into_keys());
+    }
+    Ok(needed)
+}

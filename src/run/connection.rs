@@ -1,0 +1,92 @@
+//! Everything a command needs of a colony: its server, its object store, and our own books about both.
+
+use super::Error;
+use crate::cfs::Cfs;
+use crate::colonies::Client;
+use crate::config::ColonyAccess;
+use crate::config::StoreAccess;
+use crate::index::Index;
+use crate::journal::Journal;
+use crate::store::Store;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// A colony within reach. Cheap to clone.
+#[derive(Clone)]
+pub struct Connection {
+    /// The meta-filesystem: Colonies server and object store.
+    pub cfs: Cfs,
+    /// Cache of what local files hold.
+    pub index: Index,
+    /// Runs and last synchronizations.
+    pub journal: Journal,
+    /// Base address of a dashboard, when one is configured.
+    pub dashboard: Option<String>,
+    /// Our state folder.
+    pub state_folder: PathBuf,
+}
+
+impl Connection {
+    /// Prepares the clients and opens the books; nothing is sent yet.
+    pub fn open(
+        colony: &ColonyAccess,
+        store: &StoreAccess,
+        dashboard: Option<String>,
+        state_folder: &Path,
+    ) -> Result<Connection, Error> {
+        let client = Client::new(colony)?;
+        let store = Store::new(store).map_err(crate::cfs::Error::from)?;
+        Ok(Connection {
+            cfs: Cfs { client, store },
+            index: Index::open(state_folder).map_err(crate::cfs::Error::from)?,
+            journal: Journal::open(state_folder)?,
+            dashboard,
+            state_folder: state_folder.to_owned(),
+        })
+    }
+
+    /// The Colonies server.
+    pub fn client(&self) -> &Client {
+        &self.cfs.client
+    }
+
+    /// Page of a process on the dashboard.
+    pub fn dashboard_page(&self, process_id: &str) -> Option<String> {
+        let base = self.dashboard.as_deref()?.trim_end_matches('/');
+        Some(format!("{base}/process?processid={process_id}"))
+    }
+
+    /// Takes the lock of a project in this colony: one synchronization or submission at a time. It is given back on drop.
+    ///
+    /// `waiting` is called once when somebody else holds it.
+    pub async fn lock(&self, project_name: &str, waiting: impl FnOnce() + Send + 'static) -> Result<ProjectLock, Error> {
+        let folder = self.state_folder.join("locks");
+        let name = blake3::hash(format!("{}\n{}\n{project_name}", self.client().server(), self.client().colony()).as_bytes());
+        let path = folder.join(format!("{}.lock", &name.to_hex()[..24]));
+        let failed = |source| Error::Local { what: "the lock of the project cannot be taken".into(), source };
+        tokio::task::spawn_blocking(move || {
+            crate::sqlite::private_folder(&folder)?;
+            let file = File::options().create(true).truncate(false).write(true).open(path)?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(std::fs::TryLockError::WouldBlock) => {
+                    waiting();
+                    file.lock()?;
+                }
+                Err(std::fs::TryLockError::Error(error)) => return Err(error),
+            }
+            Ok(ProjectLock { _file: file })
+        })
+        .await
+        .map_err(|e| failed(io::Error::other(e)))?
+        .map_err(failed)
+    }
+}
+
+/// Holds a project; the system gives the lock back when the file is closed, also by kill -9.
+#[derive(Debug)]
+pub struct ProjectLock {
+    _file: File,
+}

@@ -1,0 +1,107 @@
+//! Runs that were: which one a word means, and what became of it.
+
+use super::Connection;
+use super::Error;
+use super::follow::ExecutorNames;
+use super::submission;
+use crate::colonies::Process;
+use crate::journal::runs::Run;
+use crate::journal::runs::RunFilter;
+use crate::journal::runs::RunState;
+use std::path::Path;
+
+/// A run named by a person: from our books, or a process of the colony that we have no books about.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// One of ours.
+    Run(Box<Run>),
+    /// Somebody else's, by its process id.
+    Process(String),
+}
+
+impl Found {
+    /// Its process.
+    ///
+    /// # Errors
+    /// [`Error::NotSubmitted`] for a run that never had one.
+    pub fn process_id(&self) -> Result<&str, Error> {
+        match self {
+            Found::Process(id) => Ok(id),
+            Found::Run(run) => run.process_id.as_deref().ok_or_else(|| Error::NotSubmitted(run.run_id.clone())),
+        }
+    }
+
+    /// The run in our books.
+    pub fn run(&self) -> Option<&Run> {
+        match self {
+            Found::Run(run) => Some(run),
+            Found::Process(_) => None,
+        }
+    }
+}
+
+/// What `word` means: `last` (of this project folder, where one is given), a process or run id, or the beginning of one.
+pub fn resolve(connection: &Connection, word: &str, project_folder: Option<&Path>) -> Result<Found, Error> {
+    let journal = &connection.journal;
+    if word == "last" {
+        let filter = RunFilter { project_folder: project_folder.map(Path::to_owned), limit: Some(1) };
+        let last = journal.runs(&filter)?.into_iter().next();
+        return last.map(|run| Found::Run(Box::new(run))).ok_or_else(|| Error::UnknownRun(word.into()));
+    }
+    let is_hex = !word.is_empty() && word.bytes().all(|b| b.is_ascii_hexdigit());
+    if !is_hex {
+        return Err(Error::UnknownRun(word.into()));
+    }
+    let mut matches = journal.runs_with_prefix(&word.to_lowercase())?;
+    match matches.len() {
+        1 => Ok(Found::Run(Box::new(matches.remove(0)))),
+        0 if word.len() == 64 => Ok(Found::Process(word.to_lowercase())),
+        0 => Err(Error::UnknownRun(word.into())),
+        _ => {
+            let ids = matches.into_iter().take(10).map(|run| run.process_id.unwrap_or(run.run_id)).collect();
+            Err(Error::AmbiguousRun { prefix: word.into(), matches: ids })
+        }
+    }
+}
+
+/// Asks the server what became of a run that may still change, and notes it. Runs of other colonies stay as they are.
+pub async fn refresh(connection: &Connection, run: Run) -> Result<Run, Error> {
+    let client = connection.client();
+    if !run.state.is_open() || run.server != client.server() || run.colony != client.colony() {
+        return Ok(run);
+    }
+    let process = match &run.process_id {
+        Some(id) => match client.process(id).await {
+            Ok(process) => Some(process),
+            Err(error) if error.is_not_found() => None,
+            Err(error) => return Err(error.into()),
+        },
+        // Perhaps the call that made it is still at it: then it is left alone.
+        None => match submission::find(connection, &run.run_id).await? {
+            Some(process) => Some(process),
+            None => return Ok(run),
+        },
+    };
+    let Some(process) = process else {
+        connection.journal.mark_run_lost(&run.run_id)?;
+        return Ok(Run { state: RunState::Lost, ..run });
+    };
+    note(connection, run, &process).await
+}
+
+/// Notes what a process became in its run's books.
+pub async fn note(connection: &Connection, mut run: Run, process: &Process) -> Result<Run, Error> {
+    let executor = match &run.executor {
+        Some(name) => Some(name.clone()),
+        None => ExecutorNames::new(connection.client()).of(process).await,
+    };
+    connection.journal.update_run(&run.run_id, process, executor.as_deref())?;
+    let nanos = |t: crate::colonies::time::Time| t.get().and_then(|t| i64::try_from(t.as_nanosecond()).ok());
+    run.process_id = Some(process.processid.clone());
+    run.state = process.state.into();
+    run.executor = executor;
+    run.started = nanos(process.starttime);
+    run.ended = nanos(process.endtime);
+    run.errors = process.errors.clone();
+    Ok(run)
+}

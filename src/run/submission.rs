@@ -1,0 +1,244 @@
+//! Submitting: exactly one process for each run, whatever breaks on the way.
+//!
+//! The server has no idempotency key, so the run's id is the process's label: after a lost answer or a kill the process
+//! is looked for under it before anything is submitted again.
+
+use super::Connection;
+use super::Error;
+use super::follow::ExecutorNames;
+use super::provenance;
+use super::provenance::Provenance;
+use super::spec;
+use super::spec::Parts;
+use super::trees;
+use super::trees::Frozen;
+use super::trees::TreeOptions;
+use crate::colonies;
+use crate::colonies::EXECUTOR_APPROVED;
+use crate::colonies::FunctionSpec;
+use crate::colonies::Process;
+use crate::colonies::ProcessFilter;
+use crate::colonies::ProcessState;
+use crate::event::Event;
+use crate::event::Events;
+use crate::journal::runs::Run;
+use crate::journal::runs::RunState;
+use crate::project::Project;
+use std::time::Duration;
+
+/// How often a process is looked for after an answer was lost, before it is submitted again.
+const LOOKS: u32 = 4;
+/// How often a submission is tried in all.
+const TRIES: u32 = 5;
+
+/// How a run is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many processes run the same tree.
+    pub count: u32,
+    /// Executor instead of those in project.yaml.
+    pub executor: Option<String>,
+    /// How the trees are brought over.
+    pub trees: TreeOptions,
+}
+
+/// The way of a run up to its process: files over, tree frozen, intent written, submitted.
+///
+/// Gives one [`Run`] for each process. A process that an interrupted call submitted already for the very same run is
+/// taken instead of a new one.
+pub async fn submit(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Vec<Run>, Error> {
+    let executors = executors(connection, project, options).await?;
+    check_source(project)?;
+    let _lock = lock(connection, project, events).await?;
+    let mut interrupted = settle_intents(connection, project, events).await?;
+    let report = trees::bring_over(connection, project, &options.trees, events).await?;
+    let provenance = provenance::of(&project.folder).await;
+    let frozen = trees::freeze(connection, project, &report).await?;
+    let mut runs = Vec::new();
+    for _ in 0..options.count {
+        let run = intent(connection, project, &executors, &frozen, &provenance)?;
+        match take_same(&mut interrupted, &run) {
+            Some(earlier) => {
+                events.warn(format!("an interrupted call had submitted this run already: taking run {}", earlier.run_id));
+                runs.push(earlier);
+            }
+            None => runs.push(submit_one(connection, run, events).await?),
+        }
+    }
+    Ok(runs)
+}
+
+/// The project's lock, with a word when somebody else holds it.
+pub async fn lock(connection: &Connection, project: &Project, events: &Events) -> Result<super::connection::ProjectLock, Error> {
+    let events = events.clone();
+    let waiting = move || events.emit(Event::Note { message: "another pollinator works on this project; waiting for it".into() });
+    connection.lock(&project.settings.projectname, waiting).await
+}
+
+/// The executors that may take it, checked against the colony: the server itself would let a process for an unknown name
+/// wait for ever.
+async fn executors(connection: &Connection, project: &Project, options: &Options) -> Result<Vec<String>, Error> {
+    let names = match &options.executor {
+        Some(name) => vec![name.clone()],
+        None => project.settings.executor_names.clone(),
+    };
+    let there = connection.client().executors().await?;
+    let available: Vec<String> = there.into_iter().filter(|e| e.state == EXECUTOR_APPROVED).map(|e| e.executorname).collect();
+    if names.is_empty() || names.iter().any(|name| available.contains(name)) {
+        return Ok(names);
+    }
+    Err(Error::NoExecutor { names, colony: connection.client().colony().into(), available })
+}
+
+fn check_source(project: &Project) -> Result<(), Error> {
+    let Some(source) = &project.settings.source else { return Ok(()) };
+    let path = project.tree_folder(crate::event::Tree::Src).join(source);
+    if path.is_file() { Ok(()) } else { Err(Error::NoSource { source_file: source.clone() }) }
+}
+
+/// A run as it is written down before it is submitted.
+fn intent(
+    connection: &Connection,
+    project: &Project,
+    executors: &[String],
+    frozen: &Frozen,
+    provenance: &Provenance,
+) -> Result<Run, Error> {
+    let client = connection.client();
+    let run_id = new_run_id()?;
+    let parts = Parts {
+        colony: client.colony(),
+        executors,
+        snapshot_id: &frozen.snapshot_id,
+        snapshot_label: &frozen.label,
+        run_id: &run_id,
+    };
+    let spec = spec::function_spec(&project.settings, &parts);
+    Ok(Run {
+        created: now(),
+        project_folder: project.folder.clone(),
+        project_name: project.settings.projectname.clone(),
+        server: client.server(),
+        colony: client.colony().to_owned(),
+        spec: serde_json::to_string(&spec).unwrap_or_default(),
+        tree_digest: frozen.digest.clone(),
+        snapshot_id: frozen.snapshot_id.clone(),
+        git_commit: provenance.commit.clone(),
+        git_dirty: provenance.dirty,
+        process_id: None,
+        state: RunState::Intent,
+        executor: None,
+        started: None,
+        ended: None,
+        errors: Vec::new(),
+        results_fetched: None,
+        run_id,
+    })
+}
+
+/// 32 random hex digits.
+fn new_run_id() -> Result<String, Error> {
+    let mut bytes = [0u8; 16];
+    let failed = |e: getrandom::Error| Error::Local {
+        what: "no randomness from the system for a run's id".into(),
+        source: std::io::Error::other(e.to_string()),
+    };
+    getrandom::fill(&mut bytes).map_err(failed)?;
+    Ok(hex::encode(bytes))
+}
+
+/// Nanoseconds since 1970, by this machine's clock.
+pub(crate) fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
+}
+
+async fn submit_one(connection: &Connection, mut run: Run, events: &Events) -> Result<Run, Error> {
+    connection.journal.add_run(&run)?;
+    let spec: FunctionSpec = serde_json::from_str(&run.spec).unwrap_or_default();
+    let process = match submit_once(connection, &spec, &run.run_id).await {
+        Ok(process) => process,
+        Err(error) => {
+            // A refusal means that there is surely no process; otherwise the intent stays and is settled later.
+            if !error.is_unreachable() {
+                connection.journal.mark_run_lost(&run.run_id)?;
+            }
+            return Err(error.into());
+        }
+    };
+    connection.journal.update_run(&run.run_id, &process, None)?;
+    run.process_id = Some(process.processid.clone());
+    run.state = process.state.into();
+    events.emit(Event::Submitted {
+        run: run.run_id.clone(),
+        dashboard: connection.dashboard_page(&process.processid),
+        process: process.processid,
+    });
+    Ok(run)
+}
+
+/// Submits, and after a lost answer looks whether it arrived before it submits again.
+async fn submit_once(connection: &Connection, spec: &FunctionSpec, run_id: &str) -> Result<Process, colonies::Error> {
+    let mut attempt = 1;
+    loop {
+        let error = match connection.client().submit(spec).await {
+            Ok(process) => return Ok(process),
+            Err(error) if error.is_temporary() => error,
+            // A garbled answer says nothing about whether the process exists.
+            Err(error @ colonies::Error::Garbage { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        for look in 0..LOOKS {
+            if let Some(process) = find(connection, run_id).await? {
+                return Ok(process);
+            }
+            tokio::time::sleep(Duration::from_millis(200 << look)).await;
+        }
+        if attempt == TRIES || !error.is_temporary() {
+            return Err(error);
+        }
+        attempt += 1;
+    }
+}
+
+/// The process of a run, found by its label in any state.
+pub async fn find(connection: &Connection, run_id: &str) -> Result<Option<Process>, colonies::Error> {
+    let label = ProcessFilter::Label(run_id.to_owned());
+    for number in 0..=4 {
+        let Some(state) = ProcessState::from_number(number) else { continue };
+        let found = connection.client().processes(state, 1, &label).await?;
+        if let Some(process) = found.into_iter().find(|p| p.spec.label == run_id) {
+            return Ok(Some(process));
+        }
+    }
+    Ok(None)
+}
+
+/// What a killed call left behind: intents whose process exists are taken into the books, the others were never
+/// submitted. Gives the former that have not ended. Called with the project's lock held, so nobody is still at it.
+pub async fn settle_intents(connection: &Connection, project: &Project, events: &Events) -> Result<Vec<Run>, Error> {
+    let client = connection.client();
+    let mut open = Vec::new();
+    for mut run in connection.journal.intents(&project.settings.projectname, &client.server(), client.colony())? {
+        let Some(process) = find(connection, &run.run_id).await? else {
+            connection.journal.mark_run_lost(&run.run_id)?;
+            continue;
+        };
+        let executor = ExecutorNames::new(client).of(&process).await;
+        connection.journal.update_run(&run.run_id, &process, executor.as_deref())?;
+        run.process_id = Some(process.processid.clone());
+        run.state = process.state.into();
+        if process.state.is_final() {
+            events.warn(format!("an interrupted call had submitted run {}: process {} has ended", run.run_id, process.processid));
+        } else {
+            open.push(run);
+        }
+    }
+    Ok(open)
+}
+
+/// Takes an interrupted run that is the same in everything but its id.
+fn take_same(interrupted: &mut Vec<Run>, run: &Run) -> Option<Run> {
+    let same = |earlier: &Run| earlier.spec.replace(&earlier.run_id, "") == run.spec.replace(&run.run_id, "");
+    let at = interrupted.iter().position(same)?;
+    Some(interrupted.remove(at))
+}

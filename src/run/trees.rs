@@ -1,0 +1,109 @@
+//! The project's trees as a run needs them: src mirrored and frozen in a snapshot, data and result in step.
+
+use super::Connection;
+use super::Error;
+use super::spec;
+use crate::cfs;
+use crate::cfs::Policy;
+use crate::cfs::SyncOptions;
+use crate::cfs::SyncReport;
+use crate::event::Events;
+use crate::event::Tree;
+use crate::project::Project;
+
+/// How many files are handled at once where nothing else is said.
+pub const JOBS: usize = 8;
+
+/// How synchronization is done.
+#[derive(Clone, Copy, Debug)]
+pub struct TreeOptions {
+    /// Files handled at once.
+    pub jobs: usize,
+    /// Carry out a plan that deletes more than half of a large tree.
+    pub allow_deletes: bool,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+impl Default for TreeOptions {
+    fn default() -> TreeOptions {
+        TreeOptions { jobs: JOBS, allow_deletes: false, dry_run: false }
+    }
+}
+
+/// A project's src tree as it stands in the colony.
+#[derive(Clone, Debug)]
+pub struct Frozen {
+    /// Snapshot of it.
+    pub snapshot_id: String,
+    /// Label the snapshot was made of.
+    pub label: String,
+    /// Digest of the tree.
+    pub digest: String,
+}
+
+/// Who wins in which tree: src mirrors this machine, data prefers it, result prefers the colony.
+pub fn policy(tree: Tree) -> Policy {
+    match tree {
+        Tree::Src => Policy::Mirror,
+        Tree::Data => Policy::LocalWins,
+        Tree::Result => Policy::RemoteWins,
+    }
+}
+
+/// Brings one tree in step.
+pub async fn sync(
+    connection: &Connection,
+    project: &Project,
+    tree: Tree,
+    options: &TreeOptions,
+    events: &Events,
+) -> Result<SyncReport, Error> {
+    let options = SyncOptions {
+        tree,
+        label: spec::label(&project.settings.projectname, tree),
+        folder: project.tree_folder(tree),
+        rules_from: Some(project.folder.clone()),
+        policy: policy(tree),
+        jobs: options.jobs,
+        allow_deletes: options.allow_deletes,
+        dry_run: options.dry_run,
+    };
+    Ok(cfs::sync(&connection.cfs, &connection.index, &connection.journal, &options, events).await?)
+}
+
+/// Brings src, data and result over before a run. Files of src or data that could not be stored stop it: a run that
+/// silently lacks a file would be worse than none.
+pub async fn bring_over(
+    connection: &Connection,
+    project: &Project,
+    options: &TreeOptions,
+    events: &Events,
+) -> Result<SyncReport, Error> {
+    let mut problems = Vec::new();
+    let mut src = None;
+    for tree in Tree::ALL {
+        let report = sync(connection, project, tree, options, events).await?;
+        if tree != Tree::Result {
+            problems.extend(report.problems.iter().map(|(path, why)| (format!("{tree}/{path}"), why.clone())));
+        }
+        if tree == Tree::Src {
+            src = Some(report);
+        }
+    }
+    match src {
+        Some(report) if problems.is_empty() => Ok(report),
+        _ => Err(Error::Incomplete { problems }),
+    }
+}
+
+/// A snapshot of the src tree as `report` left it: one that exists already where the tree is the same.
+pub async fn freeze(connection: &Connection, project: &Project, report: &SyncReport) -> Result<Frozen, Error> {
+    let client = connection.client();
+    let name = &project.settings.projectname;
+    let earlier = connection.journal.run_with_tree(name, &client.server(), client.colony(), &report.tree_digest)?;
+    let earlier = earlier.as_ref().map(|run| (run.snapshot_id.as_str(), run.created));
+    let label = spec::label(name, Tree::Src);
+    let snapshot = cfs::snapshot(&connection.cfs, &label, report, earlier).await?;
+    Ok(Frozen { snapshot_id: snapshot.snapshotid, label: snapshot.label, digest: report.tree_digest.clone() })
+}
