@@ -62,10 +62,10 @@ impl LogStream {
     /// # Errors
     /// Those of the journal, and of reading an output.
     pub async fn run(&self, mut over: watch::Receiver<bool>) -> Result<Streamed, Error> {
-        if let Some(pending) = self.journal.pending(self.job_id)? {
-            if let Err(refused) = self.deliver(&pending, true).await? {
-                return Ok(Streamed::Refused(refused));
-            }
+        if let Some(pending) = self.journal.pending(self.job_id)?
+            && let Err(refused) = self.deliver(&pending, true).await?
+        {
+            return Ok(Streamed::Refused(refused));
         }
         loop {
             // Asked before reading: what is read after the end is all there is.

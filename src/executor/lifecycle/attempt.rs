@@ -270,19 +270,17 @@ impl Attempt {
         let host = self.host.clone();
         let sending = repeated(|| host.files.send_back(&task.job));
         tokio::pin!(sending);
-        let sent = loop {
-            tokio::select! {
-                sent = &mut sending => break sent,
-                lost = self.guard.lost(), if fate != Fate::Cancelled => match lost? {
-                    // The verdict is heard no more, but the results are still wanted.
-                    Lost::Over => break sending.await,
-                    Lost::TakenAway => {
-                        self.give_up(Lost::TakenAway)?;
-                        return self.advance(Stage::SentBack);
-                    }
-                },
-                () = host.shutdown.cancelled() => return Ok(Go::Leave),
-            }
+        let sent = tokio::select! {
+            sent = &mut sending => sent,
+            lost = self.guard.lost(), if fate != Fate::Cancelled => match lost? {
+                // The verdict is heard no more, but the results are still wanted.
+                Lost::Over => sending.await,
+                Lost::TakenAway => {
+                    self.give_up(Lost::TakenAway)?;
+                    return self.advance(Stage::SentBack);
+                }
+            },
+            () = host.shutdown.cancelled() => return Ok(Go::Leave),
         };
         let problems = match sent {
             Ok(problems) => problems,
@@ -345,7 +343,7 @@ impl Attempt {
         let fate = self.entry.verdict.as_ref().map(|v| v.fate);
         // Another attempt may need the files.
         if fate != Some(Fate::TakenAway)
-            && let Err(error) = self.host.files.clean_up(&known.task.job, &self.host.places).await
+            && let Err(error) = self.host.files.clean_up(&known.task.job).await
         {
             tracing::warn!(process = self.entry.process.processid, %error, "files of a job are left behind");
         }

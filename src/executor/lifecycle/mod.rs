@@ -61,8 +61,13 @@ pub(super) struct Host {
 }
 
 /// Runs an executor until `shutdown`. Jobs that run then go on, and the next start adopts them.
-pub(super) async fn run(options: Options, files: Arc<dyn Files>, shutdown: CancellationToken) -> Result<(), Error> {
-    let host = Arc::new(Host::new(options, files, shutdown.clone())?);
+pub(super) async fn run(
+    options: Options,
+    files: Arc<dyn Files>,
+    places: Arc<Places>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let host = Arc::new(Host::new(options, files, places, shutdown.clone())?);
     tokio::select! {
         joined = host.join() => joined?,
         () = shutdown.cancelled() => return Ok(()),
@@ -80,7 +85,7 @@ pub(super) async fn run(options: Options, files: Arc<dyn Files>, shutdown: Cance
 }
 
 impl Host {
-    fn new(options: Options, files: Arc<dyn Files>, shutdown: CancellationToken) -> Result<Host, Error> {
+    fn new(options: Options, files: Arc<dyn Files>, places: Arc<Places>, shutdown: CancellationToken) -> Result<Host, Error> {
         let colony = |source| Error::Colony { name: options.name.clone(), source };
         let client = Client::new(&options.access).map_err(colony)?;
         let owner_identity = |key: &Secret| Identity::from_key(key).map_err(|e| colony(e.into()));
@@ -104,7 +109,7 @@ impl Host {
             client,
             engine,
             files,
-            places: Arc::default(),
+            places,
             room: Room::new(options.capacity),
             fs_dir,
             jobs_dir,

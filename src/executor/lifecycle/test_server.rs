@@ -124,9 +124,9 @@ async fn answer(state: &Mutex<State>, changed: &Notify, owner: &str, body: &str)
         let wake = changed.notified();
         tokio::pin!(wake);
         wake.as_mut().enable();
-        match handle(&mut state.lock().unwrap(), owner, &signer, &call, &payload) {
-            Some(answer) => break answer,
-            None => {}
+        let found = handle(&mut state.lock().unwrap(), owner, &signer, &call, &payload);
+        if let Some(answer) = found {
+            break answer;
         }
         let limit = Duration::from_secs(payload["timeout"].as_u64().unwrap());
         if tokio::time::timeout(limit, wake).await.is_err() {

@@ -33,7 +33,7 @@ impl Noting {
 impl Files for Noting {
     async fn bring_in(&self, job: &Job) -> Result<Vec<String>, FilesError> {
         self.note("in", job);
-        assert!(job.env.get("PANIC").is_none(), "a test panics here on purpose");
+        assert!(!job.env.contains_key("PANIC"), "a test panics here on purpose");
         Ok(Vec::new())
     }
 
@@ -42,7 +42,7 @@ impl Files for Noting {
         Ok(self.missing.clone())
     }
 
-    async fn clean_up(&self, job: &Job, _: &Places) -> Result<(), FilesError> {
+    async fn clean_up(&self, job: &Job) -> Result<(), FilesError> {
         self.note("clean", job);
         Ok(())
     }
@@ -87,7 +87,7 @@ impl Rig {
     fn start(&self) -> Life {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
-        let ended = runtime.spawn(run(self.options(), self.files.clone(), shutdown.clone()));
+        let ended = runtime.spawn(run(self.options(), self.files.clone(), Arc::default(), shutdown.clone()));
         Life { runtime: Some(runtime), shutdown, ended: Some(ended) }
     }
 
@@ -142,10 +142,9 @@ async fn the_whole_life_of_a_process() {
     let process = rig.server.process("p1");
     assert!(process.attribute("NODES").is_some());
     assert!(process.attributes.iter().all(|a| a.attributetype == 4));
-    let state = rig.server.state.lock().unwrap();
-    let names: Vec<&str> = state.functions.iter().map(|f| f["funcname"].as_str().unwrap()).collect();
+    let functions = rig.server.state.lock().unwrap().functions.clone();
+    let names: Vec<&str> = functions.iter().map(|f| f["funcname"].as_str().unwrap()).collect();
     assert_eq!(names, ["execute", "sync"]);
-    drop(state);
     life.stop().await;
     // The next life goes on with its key: no second registration, no second function.
     let life = rig.start();
@@ -363,7 +362,7 @@ async fn without_the_owners_key_a_stranger_is_told_so() {
     let rig = Rig::new();
     let mut options = rig.options();
     options.owner_key = None;
-    let error = run(options, rig.files.clone(), CancellationToken::new()).await.unwrap_err();
+    let error = run(options, rig.files.clone(), Arc::default(), CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, Error::NotMember { .. }), "{error}");
     assert!(error.hint().is_some());
 }

@@ -1,5 +1,7 @@
 //! A job's files: brought to where it runs, and sent back. Behind a trait, so that the life-cycle knows nothing of how.
 
+pub mod cfs;
+
 use super::place::Inside;
 use super::spec::Job;
 use async_trait::async_trait;
@@ -30,9 +32,8 @@ pub trait Files: Send + Sync {
     /// Sends labels back. May be repeated. Gives what could not be sent: one bad file blocks no other.
     async fn send_back(&self, job: &Job) -> Result<Vec<String>, FilesError>;
 
-    /// After the process is closed: removes what the specification does not want kept, except what `places` says that
-    /// other jobs use.
-    async fn clean_up(&self, job: &Job, places: &Places) -> Result<(), FilesError>;
+    /// After the process is closed: removes what the specification does not want kept, except what other jobs use.
+    async fn clean_up(&self, job: &Job) -> Result<(), FilesError>;
 }
 
 /// Which folders of the file area live jobs use, and one lock for each folder.
