@@ -57,6 +57,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// Another executor runs on the same state.
+    #[error("another executor uses the folder {}", path.display())]
+    InUse {
+        /// The state folder.
+        path: PathBuf,
+    },
     /// Something that cannot happen did.
     #[error("internal error of the executor: {reason}")]
     Internal {
@@ -77,6 +83,7 @@ impl Error {
             Error::Colony { source, .. } => source.hint(),
             Error::NotMember { .. } => Some("add and approve it by hand, or give the colony owner's key".into()),
             Error::NameTaken { .. } => Some("choose another name, or have the colony's owner remove the other executor".into()),
+            Error::InUse { .. } => Some("stop it, or give this one a state folder of its own".into()),
             Error::Folder { .. } => Some("it must be a folder that the executor can write".into()),
             _ => None,
         }

@@ -46,8 +46,8 @@ CREATE TABLE log_message (
     job_id INTEGER PRIMARY KEY REFERENCES job(job_id) ON DELETE CASCADE,
     pending_output INTEGER,         -- NULL: nothing is under way
     pending_upto INTEGER,           -- offset once it is accepted
-    pending TEXT,                   -- the message
-    last TEXT NOT NULL DEFAULT '',  -- the message accepted last
+    pending TEXT,                   -- digest of the message; the bytes are still in the output
+    last TEXT NOT NULL DEFAULT '',  -- digest of the message accepted last
     last_run INTEGER NOT NULL DEFAULT 0 -- how often in a row that message was accepted
 );
 "];
@@ -142,8 +142,6 @@ pub struct Pending {
     pub output: u32,
     /// Offset in that output once it is accepted.
     pub upto: u64,
-    /// The message.
-    pub message: String,
     /// How often in a row the very same message had been accepted before.
     pub same_before: u32,
 }
@@ -282,7 +280,7 @@ impl Journal {
             "INSERT INTO log_message(job_id, pending_output, pending_upto, pending) VALUES (?, ?, ?, ?)
              ON CONFLICT (job_id) DO UPDATE SET pending_output = excluded.pending_output,
                  pending_upto = excluded.pending_upto, pending = excluded.pending",
-            params![job_id, output, upto as i64, message],
+            params![job_id, output, upto as i64, blake3::hash(message.as_bytes()).to_hex().as_str()],
         )?;
         let pending = self.pending(job_id)?;
         pending.ok_or_else(|| Error::Internal { reason: "a message just written to the executor's journal is not there".into() })
@@ -290,16 +288,12 @@ impl Journal {
 
     /// What was under way when we died.
     pub fn pending(&self, job_id: i64) -> Result<Option<Pending>, Error> {
-        let sql = "SELECT pending_output, pending_upto, pending, CASE WHEN last = pending THEN last_run ELSE 0 END
+        let sql = "SELECT pending_output, pending_upto, CASE WHEN last = pending THEN last_run ELSE 0 END
                    FROM log_message WHERE job_id = ? AND pending IS NOT NULL";
         self.lock()
             .query_row(sql, [job_id], |r| {
-                Ok(Pending {
-                    output: r.get(0)?,
-                    upto: r.get::<_, i64>(1)?.max(0) as u64,
-                    message: r.get(2)?,
-                    same_before: r.get(3)?,
-                })
+                let upto = r.get::<_, i64>(1)?.max(0) as u64;
+                Ok(Pending { output: r.get(0)?, upto, same_before: r.get(2)? })
             })
             .optional()
             .map_err(|e| self.failed(e))

@@ -62,10 +62,11 @@ impl LogStream {
     /// # Errors
     /// Those of the journal, and of reading an output.
     pub async fn run(&self, mut over: watch::Receiver<bool>) -> Result<Streamed, Error> {
-        if let Some(pending) = self.journal.pending(self.job_id)?
-            && let Err(refused) = self.deliver(&pending, true).await?
-        {
-            return Ok(Streamed::Refused(refused));
+        if let Some(pending) = self.journal.pending(self.job_id)? {
+            let message = self.message_again(&pending).await?;
+            if let Err(refused) = self.deliver(&pending, &message, true).await? {
+                return Ok(Streamed::Refused(refused));
+            }
         }
         loop {
             // Asked before reading: what is read after the end is all there is.
@@ -89,6 +90,15 @@ impl LogStream {
         }
     }
 
+    /// The text of a message that was cut by an earlier life: the same bytes give the same text.
+    async fn message_again(&self, pending: &Pending) -> Result<String, Error> {
+        let offset = self.journal.positions(self.job_id)?.get(&pending.output).copied().unwrap_or(0);
+        let Some(output) = self.outputs.get(pending.output as usize) else { return Ok(String::new()) };
+        let mut bytes = read_at(&output.path, offset).await?;
+        bytes.truncate(usize::try_from(pending.upto.saturating_sub(offset)).unwrap_or(CHUNK));
+        Ok(cut(output, &bytes, true).0)
+    }
+
     /// Sends what is new in one output, at most some full messages; whether there was anything.
     async fn send_some(&self, number: usize, ended: bool) -> Result<Result<bool, colonies::Error>, Error> {
         let output = &self.outputs[number];
@@ -98,15 +108,12 @@ impl LogStream {
             let offset = self.journal.positions(self.job_id)?.get(&number).copied().unwrap_or(0);
             let bytes = read_at(&output.path, offset).await?;
             let full = bytes.len() == CHUNK;
-            let (message, used) = match &output.prefix {
-                None => text::cut(&bytes, ended && !full, text::MESSAGE_LIMIT),
-                Some(prefix) => text::cut_lines(&bytes, ended && !full, prefix, text::MESSAGE_LIMIT),
-            };
+            let (message, used) = cut(output, &bytes, ended && !full);
             if used == 0 {
                 break;
             }
             let pending = self.journal.sending(self.job_id, number, offset + used as u64, &message)?;
-            if let Err(refused) = self.deliver(&pending, false).await? {
+            if let Err(refused) = self.deliver(&pending, &message, false).await? {
                 return Ok(Err(refused));
             }
             moved = true;
@@ -118,17 +125,17 @@ impl LogStream {
     }
 
     /// Sends one message until it is accepted or refused for good. `unsure`: the server may have it already.
-    async fn deliver(&self, pending: &Pending, mut unsure: bool) -> Result<Result<(), colonies::Error>, Error> {
+    async fn deliver(&self, pending: &Pending, message: &str, mut unsure: bool) -> Result<Result<(), colonies::Error>, Error> {
         let mut pause = PACE;
         let mut server_errors = 0;
         loop {
             let tried = match unsure {
-                true => self.has(pending).await,
+                true => self.has(pending, message).await,
                 false => Ok(false),
             };
             let tried = match tried {
                 Ok(true) => Ok(()),
-                Ok(false) => self.client.add_log(&self.process_id, &pending.message).await,
+                Ok(false) => self.client.add_log(&self.process_id, message).await,
                 Err(e) => Err(e),
             };
             let error = match tried {
@@ -153,13 +160,21 @@ impl LogStream {
     }
 
     /// Whether the server's log ends with this message, beyond those that were equal before it.
-    async fn has(&self, pending: &Pending) -> Result<bool, colonies::Error> {
+    async fn has(&self, pending: &Pending, message: &str) -> Result<bool, colonies::Error> {
         if pending.same_before >= COMPARABLE {
             return Ok(false);
         }
         let count = pending.same_before as usize + 1;
         let last = self.client.latest_logs(&self.process_id, count as i64).await?;
-        Ok(last.len() == count && last.iter().all(|entry| entry.message == pending.message))
+        Ok(last.len() == count && last.iter().all(|entry| entry.message == message))
+    }
+}
+
+/// The next message of an output, and how many bytes it stands for.
+fn cut(output: &Output, bytes: &[u8], at_end: bool) -> (String, usize) {
+    match &output.prefix {
+        None => text::cut(bytes, at_end, text::MESSAGE_LIMIT),
+        Some(prefix) => text::cut_lines(bytes, at_end, prefix, text::MESSAGE_LIMIT),
     }
 }
 

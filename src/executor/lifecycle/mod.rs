@@ -18,6 +18,7 @@ use super::backend::process::ProcessEngine;
 use super::error::Error;
 use super::files::Files;
 use super::files::Places;
+use super::journal::Entry;
 use super::journal::Journal;
 use super::options::Backend;
 use super::options::Capacity;
@@ -29,6 +30,10 @@ use crate::sqlite;
 use inbox::Inbox;
 use room::Room;
 use std::collections::HashMap;
+use std::collections::HashSet;
+use std::fs::File;
+use std::fs::TryLockError;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -38,6 +43,10 @@ use tokio_util::task::TaskTracker;
 
 /// Closed jobs are remembered so long, ms.
 const MEMORY_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// How long an executor that is about to end may hold the lock, and how often it is tried.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_LOOK: Duration = Duration::from_millis(100);
 
 /// What all parts of a running executor share.
 pub(super) struct Host {
@@ -67,13 +76,16 @@ pub(super) async fn run(
     places: Arc<Places>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
+    let _alone = alone(&options.state_dir).await?;
     let host = Arc::new(Host::new(options, files, places, shutdown.clone())?);
     tokio::select! {
         joined = host.join() => joined?,
         () = shutdown.cancelled() => return Ok(()),
     }
     host.journal.prune(now_ms() - MEMORY_MS)?;
-    for entry in host.journal.open_jobs()? {
+    let open = host.journal.open_jobs()?;
+    host.sweep(&open);
+    for entry in open {
         tracing::info!(process = entry.process.processid, stage = ?entry.stage, "found again in the journal");
         host.adopt(entry);
     }
@@ -85,6 +97,17 @@ pub(super) async fn run(
 }
 
 impl Host {
+    /// Removes folders of jobs that were closed but not cleaned up.
+    fn sweep(&self, open: &[Entry]) {
+        let wanted: HashSet<String> = open.iter().map(|e| format!("{}-{}", e.process.processid, e.job_id)).collect();
+        let Ok(found) = std::fs::read_dir(&self.jobs_dir) else { return };
+        for left in found.flatten().filter(|e| !wanted.contains(&*e.file_name().to_string_lossy())) {
+            if let Err(error) = std::fs::remove_dir_all(left.path()) {
+                tracing::warn!(folder = %left.path().display(), %error, "the folder of a job is left behind");
+            }
+        }
+    }
+
     fn new(options: Options, files: Arc<dyn Files>, places: Arc<Places>, shutdown: CancellationToken) -> Result<Host, Error> {
         let colony = |source| Error::Colony { name: options.name.clone(), source };
         let client = Client::new(&options.access).map_err(colony)?;
@@ -117,6 +140,23 @@ impl Host {
             live: Mutex::default(),
             tasks: TaskTracker::new(),
         })
+    }
+}
+
+/// Makes sure that no other executor runs on the same state: jobs would be run twice.
+async fn alone(state_dir: &Path) -> Result<File, Error> {
+    let path = state_dir.join("executor.lock");
+    let failed = |source| Error::Folder { path: path.clone(), source };
+    sqlite::private_folder(state_dir).map_err(failed)?;
+    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    let end = tokio::time::Instant::now() + LOCK_WAIT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < end => tokio::time::sleep(LOCK_LOOK).await,
+            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: state_dir.into() }),
+        }
     }
 }
 

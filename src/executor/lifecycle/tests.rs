@@ -366,3 +366,52 @@ async fn without_the_owners_key_a_stranger_is_told_so() {
     assert!(matches!(error, Error::NotMember { .. }), "{error}");
     assert!(error.hint().is_some());
 }
+
+#[tokio::test]
+async fn several_processes_are_told_apart_in_the_log() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let cmd = "echo one; printf two; test $POLLINATOR_RANK != 2 || { echo bad; exit 7; }; sleep 300";
+    rig.server.submit("a", with(cmd, "/conditions/nodes", json!(3)));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert_eq!(a.errors[0], "process 2 ended with exit status 7");
+    assert!(a.errors[1].ends_with("one\ntwobad"), "{:?}", a.errors);
+    let log = rig.server.log("a").concat();
+    for line in ["[0] one\n", "[1] one\n", "[2] one\n", "[2] twobad\n"] {
+        assert_eq!(log.matches(line).count(), 1, "{line:?} in {log:?}");
+    }
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn sync_brings_files_and_runs_nothing() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", json!({ "funcname": "sync", "maxexectime": -1, "fs": { "mount": "/cfs" } }));
+    rig.server.until_state("a", ProcessState::Success).await;
+    rig.server.until("clean", |_| rig.files.notes() == ["in a", "clean a"]).await;
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_log_arrives_in_messages_of_bounded_size() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", spec("i=0; while [ $i -lt 40 ]; do head -c 500000 /dev/zero | tr '\\0' x; echo; i=$((i+1)); done"));
+    rig.server.until_state("a", ProcessState::Success).await;
+    let log = rig.server.log("a");
+    assert!(log.iter().all(|m| m.len() <= 65536));
+    assert_eq!(log.concat().len(), NOTICE.len() + 40 * 500_001);
+    assert!(log.len() < 400, "full messages are sent at once: {}", log.len());
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn two_executors_cannot_share_their_state() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.until("registered", |s| s.executors.len() == 1).await;
+    let second = run(rig.options(), rig.files.clone(), Arc::default(), CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(second, Error::InUse { .. }), "{second}");
+    life.stop().await;
+}

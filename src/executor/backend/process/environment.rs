@@ -20,6 +20,8 @@ fn assemble(task: &Task, own: impl Iterator<Item = (String, String)>) -> BTreeMa
     let mut all: BTreeMap<String, String> =
         own.filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_")).collect();
     all.entry("PATH".into()).or_insert_with(|| PATH.into());
+    // Output to a file is held back by Python until its buffer is full, and the reader of the log waits for it.
+    all.insert("PYTHONUNBUFFERED".into(), "1".into());
     let real = task.fs_dir.to_string_lossy();
     for (name, value) in &task.job.env {
         all.insert(name.clone(), mount::in_word(value, &task.job.mount, &real));
@@ -55,7 +57,17 @@ mod tests {
         let own = ["PATH", "HOME", "LC_ALL", "AWS_S3_SECRETKEY", "COLONIES_PRVKEY", "LD_PRELOAD", "POLLINATOR_PROFILE"];
         let env = assemble(&task, own.iter().map(|n| (n.to_string(), format!("own {n}"))));
         let names: Vec<&str> = env.keys().map(String::as_str).collect();
-        let want = ["A", "COLONIES_PROCESS_ID", "HOME", "LC_ALL", "PATH", "POLLINATOR_RANK", "POLLINATOR_SIZE", "PROJECT_DIR"];
+        let want = [
+            "A",
+            "COLONIES_PROCESS_ID",
+            "HOME",
+            "LC_ALL",
+            "PATH",
+            "POLLINATOR_RANK",
+            "POLLINATOR_SIZE",
+            "PROJECT_DIR",
+            "PYTHONUNBUFFERED",
+        ];
         assert_eq!(names, want);
         assert_eq!(env["HOME"], "/h", "the specification's entry wins");
         assert_eq!(env["A"], format!("{}/x", task.fs_dir.display()));
