@@ -214,7 +214,7 @@ pub async fn fetch(
     });
     let there = there.await.map_err(|e| Error::Local { path: folder.into(), source: std::io::Error::other(e) })??;
     let is_there = |f: &&RemoteFile| there.files.get(&f.path).is_some_and(|l| l.sha256 == f.sha256);
-    let missing: Vec<&RemoteFile> = files.iter().filter(|f| !is_there(f)).collect();
+    let missing: Vec<RemoteFile> = files.iter().filter(|f| !is_there(f)).cloned().collect();
     let mut report = FetchReport { present: (files.len() - missing.len()) as u64, ..FetchReport::default() };
     events.emit(Event::TransferStarted {
         tree,
@@ -224,7 +224,10 @@ pub async fn fetch(
     });
     let mut fatal = None;
     let mut running = futures_util::stream::iter(missing)
-        .map(|file| async move { (file, download(cfs, file, folder, &|_| {}).await) })
+        .map(|file| async move {
+            let outcome = download(cfs, &file, folder, &|_| {}).await;
+            (file, outcome)
+        })
         .buffer_unordered(jobs.max(1));
     while let Some((file, outcome)) = running.next().await {
         match outcome {

@@ -1,0 +1,148 @@
+//! Where jobs run: the contract between an executor's life-cycle and a backend.
+//!
+//! A backend starts a job at most once for each job folder, finds it again after the executor's death, tells how it
+//! ended, and kills it. It decides nothing about the colony: no log message, no verdict. Its outputs are files that
+//! grow, so that what is sent to the process log survives the executor as a byte offset.
+
+pub mod process;
+
+use super::spec::Job;
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Why a backend could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// A folder or file of the job cannot be used.
+    #[error("{what} ({}): {source}", path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The backend cannot do what the specification asks for.
+    #[error("{field}: {reason}")]
+    Unsupported {
+        /// The field of the specification.
+        field: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+impl Failure {
+    /// Names what was tried, and on what.
+    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Failure {
+        let path = path.into();
+        move |source| Failure::Io { what, path, source }
+    }
+}
+
+/// One attempt at one process, as a backend sees it.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What is to be run.
+    pub job: Arc<Job>,
+    /// Folder of this attempt, 0700, the backend's own: outputs, statuses.
+    pub folder: PathBuf,
+    /// The executor's file area, a canonical path.
+    pub fs_dir: PathBuf,
+}
+
+impl Task {
+    /// The main output: the executor's own lines for the reader of the process log stand there too, in order.
+    pub fn log(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+/// One output of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// The file; it may not be there yet.
+    pub path: PathBuf,
+    /// Put before each line, where there are several.
+    pub prefix: Option<String>,
+}
+
+/// What a backend needs to find a job again; opaque to everybody else, kept in the journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Handle(pub String);
+
+/// What became of a job that an earlier life of this executor may have started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Adopted {
+    /// It did start (it may have ended since): wait for it.
+    Started(Handle),
+    /// It surely did not start, and will not.
+    Never,
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// It left an exit status.
+    Exited {
+        /// The status; 0 is success. Above 128: killed by signal `status - 128`, as shells tell it.
+        status: i32,
+        /// Which of several processes, where it was one of them.
+        rank: Option<u32>,
+        /// Whether `init-cmd` ended with it, and the command never began.
+        in_init: bool,
+    },
+    /// It ended without leaving a status.
+    Vanished {
+        /// What is known about it.
+        reason: String,
+    },
+}
+
+/// What is known about a running job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Host names it runs on.
+    pub nodes: Vec<String>,
+    /// The executor user's home folder.
+    pub home: Option<String>,
+    /// The job's id at a scheduler, with the attribute it is told under (`SLURM-JOBID`).
+    pub job_id: Option<(String, String)>,
+}
+
+/// A backend.
+#[async_trait]
+pub trait Engine: Send + Sync {
+    /// Whether a job must name an image.
+    fn needs_image(&self) -> bool;
+
+    /// Makes ready what the job needs beside its files (an image). May take long; may be repeated. Gives lines for the
+    /// reader of the process log.
+    async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure>;
+
+    /// Starts the job. Called once for each [`Task::folder`], or again after [`Adopted::Never`].
+    async fn start(&self, task: &Task) -> Result<Handle, Failure>;
+
+    /// Finds a job again. `handle` is none where the executor died between telling the backend to start and writing down
+    /// that it did.
+    async fn adopt(&self, task: &Task, handle: Option<Handle>) -> Result<Adopted, Failure>;
+
+    /// Waits for the end. May be dropped and called again.
+    async fn watch(&self, task: &Task, handle: &Handle) -> Result<Ending, Failure>;
+
+    /// Ends it with all its processes: asks first, and after `grace` insists. Done when none is left.
+    async fn kill(&self, task: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure>;
+
+    /// Its outputs; the first is [`Task::log`].
+    fn outputs(&self, task: &Task) -> Vec<Output>;
+
+    /// What is known about it, once started.
+    async fn facts(&self, task: &Task, handle: &Handle) -> Facts;
+}

@@ -1,0 +1,75 @@
+//! The environment of a job: what it needs, and nothing of the executor's own (keys, store credentials).
+
+use crate::executor::backend::Task;
+use crate::executor::mount;
+use std::collections::BTreeMap;
+
+/// Variables of the executor that a command on this machine needs to behave as in a terminal.
+const INHERITED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR"];
+/// Where PATH is not set at all.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Names the project's folder.
+const PROJECT_DIR: &str = "PROJECT_DIR";
+
+/// All variables of the job.
+pub(super) fn of(task: &Task) -> BTreeMap<String, String> {
+    assemble(task, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+}
+
+fn assemble(task: &Task, own: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
+    let mut all: BTreeMap<String, String> =
+        own.filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_")).collect();
+    all.entry("PATH".into()).or_insert_with(|| PATH.into());
+    // Output to a file is held back by Python until its buffer is full, and the reader of the log waits for it.
+    all.insert("PYTHONUNBUFFERED".into(), "1".into());
+    let real = task.fs_dir.to_string_lossy();
+    for (name, value) in &task.job.env {
+        all.insert(name.clone(), mount::in_word(value, &task.job.mount, &real));
+    }
+    if !task.job.mount.is_empty() {
+        all.insert(PROJECT_DIR.into(), project_dir(task));
+    }
+    all.insert("COLONIES_PROCESS_ID".into(), task.job.process_id.clone());
+    all.insert("POLLINATOR_RANK".into(), "0".into());
+    all.insert("POLLINATOR_SIZE".into(), task.job.processes().to_string());
+    all
+}
+
+/// The project's folder on this machine: `PROJECT_DIR` of the specification, or the file area.
+pub(super) fn project_dir(task: &Task) -> String {
+    let real = task.fs_dir.to_string_lossy();
+    match task.job.env.get(PROJECT_DIR) {
+        Some(dir) => mount::in_word(dir, &task.job.mount, &real),
+        None => real.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::backend::process::tests::task;
+    use serde_json::json;
+
+    #[test]
+    fn nothing_of_the_executor_reaches_the_job() {
+        let folder = tempfile::tempdir().unwrap();
+        let task = task(folder.path(), "true", &[], json!({ "A": "/cfs/x", "HOME": "/h" }));
+        let own = ["PATH", "HOME", "LC_ALL", "AWS_S3_SECRETKEY", "COLONIES_PRVKEY", "LD_PRELOAD", "POLLINATOR_PROFILE"];
+        let env = assemble(&task, own.iter().map(|n| (n.to_string(), format!("own {n}"))));
+        let names: Vec<&str> = env.keys().map(String::as_str).collect();
+        let want = [
+            "A",
+            "COLONIES_PROCESS_ID",
+            "HOME",
+            "LC_ALL",
+            "PATH",
+            "POLLINATOR_RANK",
+            "POLLINATOR_SIZE",
+            "PROJECT_DIR",
+            "PYTHONUNBUFFERED",
+        ];
+        assert_eq!(names, want);
+        assert_eq!(env["HOME"], "/h", "the specification's entry wins");
+        assert_eq!(env["A"], format!("{}/x", task.fs_dir.display()));
+    }
+}

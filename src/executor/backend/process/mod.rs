@@ -1,0 +1,271 @@
+//! The process backend: a job is a session of processes on this machine, run as the executor's own user.
+//!
+//! A wrapper (`/bin/sh` with a constant script, see [`script`]) leads the session, runs the command and leaves its exit
+//! status in the job's folder, so that the verdict survives the executor. The job goes on when the executor ends or is
+//! killed; the next one adopts it.
+//!
+//! What the job sees: its working folder is the project's folder (`PROJECT_DIR`, below the file area), or the file area
+//! itself, or an empty folder of its own where the specification has no files. The mount point (`/cfs`) is replaced by
+//! the real folder in `cmd`, `args`, `init-cmd` and `env` (see [`crate::executor::mount`]). The image is not used.
+//! With several processes each knows its number in `POLLINATOR_RANK` (from 0) and their count in `POLLINATOR_SIZE`; the
+//! first that fails decides, and the others are ended.
+
+pub mod environment;
+pub mod script;
+pub mod session;
+
+use super::Adopted;
+use super::Ending;
+use super::Engine;
+use super::Facts;
+use super::Failure;
+use super::Handle;
+use super::Output;
+use super::Task;
+use crate::executor::place::Inside;
+use crate::executor::spec::Command;
+use crate::executor::spec::Work;
+use async_trait::async_trait;
+use session::Session;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often statuses of several processes are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// How long a wrapper that was seen to begin may take to say which process it is.
+const INTRODUCTION: Duration = Duration::from_secs(5);
+
+/// The backend; it has no state of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessEngine;
+
+#[async_trait]
+impl Engine for ProcessEngine {
+    fn needs_image(&self) -> bool {
+        false
+    }
+
+    async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure> {
+        let job = &task.job;
+        let mut lines = Vec::new();
+        if !job.image.is_empty() {
+            lines.push(format!("the image {} is not used: this executor runs commands on the machine itself", job.image));
+        }
+        if job.gpu_count > 0 {
+            lines.push("GPUs are not set apart: the command sees those of this machine".into());
+        }
+        Ok(lines)
+    }
+
+    async fn start(&self, task: &Task) -> Result<Handle, Failure> {
+        let task = task.clone();
+        // Spawning waits for the child's exec, and files are made.
+        blocking(move || start(&task)).await
+    }
+
+    async fn adopt(&self, task: &Task, handle: Option<Handle>) -> Result<Adopted, Failure> {
+        if let Some(handle) = handle {
+            return Ok(Adopted::Started(handle));
+        }
+        let folder = task.folder.clone();
+        let Some(began) = blocking(move || settle(&folder)).await? else { return Ok(Adopted::Never) };
+        let deadline = tokio::time::Instant::now() + INTRODUCTION;
+        loop {
+            if let Some(handle) = introduced(&task.folder) {
+                return Ok(Adopted::Started(handle));
+            }
+            if tokio::time::Instant::now() >= deadline {
+                // It began and died before its next line: watching will find nobody.
+                tracing::warn!(began = %began.display(), "a job began and left no process id");
+                return Ok(Adopted::Started(Session::nobody().handle()));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn watch(&self, task: &Task, handle: &Handle) -> Result<Ending, Failure> {
+        let session = Session::read(handle);
+        let several = task.job.processes() > 1;
+        loop {
+            if let Some(ending) = ending(task) {
+                return Ok(ending);
+            }
+            if !session.leader_is_alive() {
+                // The status is written before the leader ends: look once more.
+                return Ok(ending(task).unwrap_or_else(|| Ending::Vanished {
+                    reason: "its processes are gone and left no exit status (killed from outside, or the machine was restarted)"
+                        .into(),
+                }));
+            }
+            if several {
+                tokio::select! { () = session.leader_ended() => {}, () = tokio::time::sleep(LOOK) => {} }
+            } else {
+                session.leader_ended().await;
+            }
+        }
+    }
+
+    async fn kill(&self, _: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure> {
+        Session::read(handle).kill(grace).await;
+        Ok(())
+    }
+
+    fn outputs(&self, task: &Task) -> Vec<Output> {
+        let mut outputs = vec![Output { path: task.log(), prefix: None }];
+        let size = task.job.processes();
+        if size > 1 {
+            outputs.extend((0..size).map(|r| Output { path: rank_log(&task.folder, r), prefix: Some(format!("[{r}] ")) }));
+        }
+        outputs
+    }
+
+    async fn facts(&self, _: &Task, _: &Handle) -> Facts {
+        Facts { nodes: vec![session::host_name()], home: std::env::var("HOME").ok(), job_id: None }
+    }
+}
+
+/// Runs blocking work; a panic in it stays a panic.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(e) => std::panic::resume_unwind(Box::new(format!("blocking work of the process backend: {e}"))),
+    }
+}
+
+fn rank_log(folder: &Path, rank: u32) -> PathBuf {
+    folder.join(format!("log.{rank}"))
+}
+
+/// Opens an output for appending, 0600.
+pub(crate) fn append(path: &Path) -> Result<std::fs::File, Failure> {
+    let open = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    open.map_err(Failure::io("cannot open the output of the job", path))
+}
+
+/// Makes a file that must not be there yet; false where it is.
+fn claim(path: &Path) -> Result<bool, Failure> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(Failure::io("cannot write in the folder of the job", path)(e)),
+    }
+}
+
+/// The last try to start a job in this folder, where there was one.
+fn last_try(folder: &Path) -> Option<u32> {
+    (0..).take_while(|n| folder.join(format!("try.{n}")).exists()).last()
+}
+
+/// Settles whether the last try began: none where it did not, and now never will.
+///
+/// The wrapper's first act is to make `began.N`, and it ends at once where somebody else was faster.
+fn settle(folder: &Path) -> Result<Option<PathBuf>, Failure> {
+    let Some(n) = last_try(folder) else { return Ok(None) };
+    let began = folder.join(format!("began.{n}"));
+    Ok(if claim(&began)? { None } else { Some(began) })
+}
+
+/// The leader as the wrapper introduced itself, if it is still that process.
+fn introduced(folder: &Path) -> Option<Handle> {
+    let text = std::fs::read_to_string(folder.join("pid")).ok()?;
+    let pid: i32 = text.strip_suffix('\n')?.parse().ok()?;
+    let session = Session::of(pid);
+    let ours = session::command_line(pid).is_none_or(|words| words.iter().any(|w| Path::new(w) == folder));
+    Some(if ours { session.handle() } else { Session::nobody().handle() })
+}
+
+fn start(task: &Task) -> Result<Handle, Failure> {
+    let Work::Execute(command) = &task.job.work else {
+        return Err(Failure::Unsupported { field: "funcname".into(), reason: "there is nothing to run".into() });
+    };
+    let folder = &task.folder;
+    let next = last_try(folder).map_or(0, |n| n + 1);
+    let size = task.job.processes();
+    if size > 1 {
+        for rank in 0..size {
+            append(&rank_log(folder, rank))?;
+        }
+    }
+    let work_folder = work_folder(task)?;
+    let log = append(&task.log())?;
+    let both = log.try_clone().map_err(Failure::io("cannot open the output of the job", task.log()))?;
+    claim(&folder.join(format!("try.{next}")))?;
+    let mut wrapper = std::process::Command::new("/bin/sh");
+    wrapper.args(["-c", script::WRAPPER, "pollinator-job"]).arg(folder).arg(next.to_string());
+    wrapper.args(["-c", script::INNER, "sh"]).arg(folder);
+    let Command { init, args, .. } = localized(task, command);
+    wrapper.args([init, size.to_string(), script::with_arguments(&localized(task, command).cmd, !args.is_empty())]).args(args);
+    wrapper.env_clear().envs(environment::of(task)).current_dir(&work_folder);
+    wrapper.stdin(std::process::Stdio::null()).stdout(log).stderr(both);
+    session::lead(&mut wrapper);
+    let child = wrapper.spawn().map_err(Failure::io("cannot start the command in its folder", work_folder))?;
+    let session = Session::of(child.id() as i32);
+    session::reap(child);
+    Ok(session.handle())
+}
+
+/// The command with the mount point replaced by the real folder.
+fn localized(task: &Task, command: &Command) -> Command {
+    let real = task.fs_dir.to_string_lossy();
+    let mount = &task.job.mount;
+    Command {
+        cmd: crate::executor::mount::in_shell(&command.cmd, mount, &real),
+        init: crate::executor::mount::in_shell(&command.init, mount, &real),
+        args: command.args.iter().map(|a| crate::executor::mount::in_word(a, mount, &real)).collect(),
+    }
+}
+
+/// The working folder, made where it is missing.
+fn work_folder(task: &Task) -> Result<PathBuf, Failure> {
+    if task.job.mount.is_empty() {
+        let own = task.folder.join("work");
+        std::fs::create_dir_all(&own).map_err(Failure::io("cannot make the working folder of the job", &own))?;
+        return Ok(own);
+    }
+    let project = environment::project_dir(task);
+    let below = Path::new(&project).strip_prefix(&task.fs_dir).ok().and_then(|p| Inside::read(&p.to_string_lossy()).ok());
+    match below {
+        Some(inside) => inside.make_below(&task.fs_dir).map_err(Failure::io("cannot make the project's folder", project)),
+        None => Ok(task.fs_dir.clone()),
+    }
+}
+
+/// The end, where the statuses decide it.
+fn ending(task: &Task) -> Option<Ending> {
+    let size = task.job.processes();
+    let in_init = !task.folder.join("init-done").exists();
+    let whole = status(&task.folder.join("status"));
+    let ranks: Vec<Option<i32>> = (0..size).map(|r| status(&task.folder.join(format!("status.{r}")))).collect();
+    if size > 1 {
+        let failed = ranks.iter().enumerate().find_map(|(r, s)| s.filter(|s| *s != 0).map(|s| (r as u32, s)));
+        if let Some((rank, status)) = failed {
+            return Some(Ending::Exited { status, rank: Some(rank), in_init: false });
+        }
+    }
+    let status = whole?;
+    if size > 1 && status == 0 && ranks.contains(&None) {
+        return Some(Ending::Vanished { reason: "one of its processes left no exit status (was the disk full?)".into() });
+    }
+    Some(Ending::Exited { status, rank: None, in_init: in_init && status != 0 })
+}
+
+/// A status file; none until its newline is there.
+fn status(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
+}
+
+/// Adds a line of the executor's own to the main output.
+///
+/// # Errors
+/// Those of the file.
+pub fn say(log: &Path, line: &str) -> Result<(), Failure> {
+    let text = format!("pollinator: {line}\n");
+    append(log)?.write_all(text.as_bytes()).map_err(Failure::io("cannot write to the output of the job", log))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,46 @@
+//! The two constant scripts of the process backend. Values reach them as arguments and variables, never as code; `cmd` and
+//! `init-cmd` are code by their nature (shell text of the user's) and are evaluated where they stand.
+
+/// Leads the session. Arguments: the job's folder, the number of the try, then the arguments of the inner shell.
+///
+/// It claims the try (see `settle` beside), says which process it is, survives a polite signal to the session, and writes
+/// the inner shell's status. No external program is used: the job's own PATH may hold none.
+pub(super) const WRAPPER: &str = r#"
+pollinator_dir=$1
+( set -C; : > "$pollinator_dir/began.$2" ) 2>/dev/null || exit 75
+printf '%s\n' "$$" > "$pollinator_dir/pid"
+trap : HUP INT QUIT TERM
+shift 2
+/bin/sh "$@"
+printf '%s\n' "$?" > "$pollinator_dir/status"
+"#;
+
+/// Runs `init-cmd` once, then the command: one process, or several at once with their numbers.
+/// Arguments: the job's folder, `init-cmd`, how many, the command, then the command's own arguments.
+///
+/// `init-cmd` is evaluated in this very shell, so that variables it exports and folders it changes to hold for the
+/// command.
+pub(super) const INNER: &str = r#"
+if [ -n "$2" ]; then eval "$2" || exit $?; fi
+: > "$1/init-done"
+pollinator_dir=$1 pollinator_size=$3 pollinator_cmd=$4
+shift 4
+if [ "$pollinator_size" -eq 1 ]; then eval "$pollinator_cmd"; exit $?; fi
+pollinator_rank=0
+while [ "$pollinator_rank" -lt "$pollinator_size" ]; do
+  export POLLINATOR_RANK=$pollinator_rank
+  (
+    ( eval "$pollinator_cmd" )
+    printf '%s\n' "$?" > "$pollinator_dir/status.$POLLINATOR_RANK"
+  ) >> "$pollinator_dir/log.$POLLINATOR_RANK" 2>&1 &
+  pollinator_rank=$((pollinator_rank + 1))
+done
+wait
+"#;
+
+/// The command as it is evaluated: its arguments follow as literal words, whatever they hold.
+pub(super) fn with_arguments(cmd: &str, has_arguments: bool) -> String {
+    // Trailing space would put the arguments on a line of their own, and an empty `"$@"` alone is a successful command.
+    let cmd = cmd.trim_end();
+    if has_arguments { format!("{cmd} \"$@\"") } else { cmd.to_owned() }
+}

@@ -1,0 +1,216 @@
+//! How much more can run: reserved at assignment, released at the end.
+
+use crate::executor::options::Capacity;
+use crate::executor::spec::Job;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+/// What one job takes of the whole, all its processes together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Need {
+    cpu: u64,
+    mem: u64,
+}
+
+impl Need {
+    /// Of a job. One that asks for more than the whole gets the whole: it runs alone.
+    fn of(job: Option<&Job>, capacity: &Capacity) -> Need {
+        let Some(job) = job else { return Need::default() };
+        let all = u64::from(job.processes());
+        let cpu = job.cpu_millis.saturating_mul(all);
+        let mem = job.mem_mib.saturating_mul(all);
+        Need { cpu: cpu.min(capacity.cpu_millis.unwrap_or(u64::MAX)), mem: mem.min(capacity.mem_mib.unwrap_or(u64::MAX)) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    slots: u32,
+    cpu: u64,
+    mem: u64,
+}
+
+impl Sum {
+    fn add(&mut self, need: Need) {
+        self.slots += 1;
+        self.cpu = self.cpu.saturating_add(need.cpu);
+        self.mem = self.mem.saturating_add(need.mem);
+    }
+
+    fn remove(&mut self, need: Need) {
+        self.slots = self.slots.saturating_sub(1);
+        self.cpu = self.cpu.saturating_sub(need.cpu);
+        self.mem = self.mem.saturating_sub(need.mem);
+    }
+}
+
+#[derive(Debug, Default)]
+struct Sums {
+    /// Assigned to us, started or not.
+    held: Sum,
+    /// May run.
+    ready: Sum,
+}
+
+/// The room of an executor.
+#[derive(Debug)]
+pub struct Room {
+    capacity: Capacity,
+    sums: Mutex<Sums>,
+    changed: Notify,
+}
+
+/// What is told to the server in a long poll.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    /// Free CPU as the protocol writes it; empty: no limit.
+    pub cpu: String,
+    /// Free memory; empty: no limit.
+    pub mem: String,
+    /// Whether nothing may be assigned now.
+    pub full: bool,
+}
+
+impl Room {
+    /// All of it free.
+    pub fn new(capacity: Capacity) -> Arc<Room> {
+        let capacity = Capacity { slots: capacity.slots.max(1), ..capacity };
+        Arc::new(Room { capacity, sums: Mutex::default(), changed: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sums> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is free.
+    pub fn offer(&self) -> Offer {
+        let held = self.lock().held;
+        let full = held.slots >= self.capacity.slots;
+        if full {
+            // The poll must go on, for it is the only sign of life. Nothing fits below nothing, not even a process that
+            // asks for no CPU.
+            return Offer { cpu: "-1m".into(), mem: "0Mi".into(), full };
+        }
+        let cpu = self.capacity.cpu_millis.map_or_else(String::new, |all| format!("{}m", all.saturating_sub(held.cpu)));
+        let mem = self.capacity.mem_mib.map_or_else(String::new, |all| format!("{}Mi", all.saturating_sub(held.mem)));
+        Offer { cpu, mem, full }
+    }
+
+    /// Reserves for a job that was assigned. It may be more than is free (the server counts one process, not all of a
+    /// job's): the job then waits, see [`Ticket::ready`].
+    pub fn hold(self: &Arc<Room>, job: Option<&Job>) -> Ticket {
+        let need = Need::of(job, &self.capacity);
+        self.lock().held.add(need);
+        Ticket { room: self.clone(), need, is_ready: false }
+    }
+
+    /// Becomes ready when something is released after this call.
+    pub fn released(&self) -> Pin<Box<Notified<'_>>> {
+        let mut released = Box::pin(self.changed.notified());
+        released.as_mut().enable();
+        released
+    }
+}
+
+/// A reservation; released on drop.
+#[derive(Debug)]
+pub struct Ticket {
+    room: Arc<Room>,
+    need: Need,
+    is_ready: bool,
+}
+
+impl Ticket {
+    /// Marks the job as running, whatever the room: it runs already.
+    pub fn take(&mut self) {
+        if !self.is_ready {
+            self.room.lock().ready.add(self.need);
+            self.is_ready = true;
+        }
+    }
+
+    /// Waits until the job fits beside those that run.
+    pub async fn ready(&mut self) {
+        let room = self.room.clone();
+        loop {
+            let changed = room.changed.notified();
+            tokio::pin!(changed);
+            // Registered before looking, so that no release is missed.
+            changed.as_mut().enable();
+            if self.fits() {
+                return self.take();
+            }
+            changed.await;
+        }
+    }
+
+    fn fits(&self) -> bool {
+        let (capacity, ready) = (&self.room.capacity, self.room.lock().ready);
+        let within = |used: u64, more: u64, all: Option<u64>| all.is_none_or(|all| used.saturating_add(more) <= all);
+        self.is_ready
+            || (ready.slots < capacity.slots
+                && within(ready.cpu, self.need.cpu, capacity.cpu_millis)
+                && within(ready.mem, self.need.mem, capacity.mem_mib))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut sums = self.room.lock();
+        sums.held.remove(self.need);
+        if self.is_ready {
+            sums.ready.remove(self.need);
+        }
+        drop(sums);
+        self.room.changed.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::backend::process::tests::task;
+
+    fn job(cpu: u64, mem: u64, nodes: u32) -> Job {
+        let root = tempfile::tempdir().unwrap();
+        let mut job = (*task(root.path(), "true", &[], serde_json::json!({})).job).clone();
+        (job.cpu_millis, job.mem_mib, job.nodes) = (cpu, mem, nodes);
+        job
+    }
+
+    #[tokio::test]
+    async fn processes_of_all_nodes_count() {
+        let room = Room::new(Capacity { slots: 3, cpu_millis: Some(4000), mem_mib: Some(1000) });
+        assert_eq!(room.offer(), Offer { cpu: "4000m".into(), mem: "1000Mi".into(), full: false });
+        let mut one = room.hold(Some(&job(1000, 100, 3)));
+        assert_eq!(room.offer().cpu, "1000m");
+        assert_eq!(room.offer().mem, "700Mi");
+        one.ready().await;
+        let mut two = room.hold(Some(&job(2000, 100, 1)));
+        assert_eq!(room.offer().cpu, "0m");
+        assert!(!two.fits());
+        let waiting = tokio::spawn(async move {
+            two.ready().await;
+            two
+        });
+        drop(one);
+        let two = tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await.unwrap().unwrap();
+        drop(two);
+        assert_eq!(room.offer().cpu, "4000m");
+    }
+
+    #[tokio::test]
+    async fn full_offers_nothing_and_too_large_runs_alone() {
+        let room = Room::new(Capacity { slots: 1, cpu_millis: Some(1000), mem_mib: None });
+        let mut large = room.hold(Some(&job(9000, 1, 1)));
+        large.ready().await;
+        assert!(room.offer().full);
+        drop(large);
+        assert_eq!(room.offer(), Offer { cpu: "1000m".into(), mem: String::new(), full: false });
+    }
+}

@@ -1,0 +1,305 @@
+//! A job while it runs: its log streams, its end is awaited, its time is limited, and it is ended where it is not wanted.
+
+use super::attempt::Attempt;
+use super::attempt::GRACE;
+use super::attempt::Go;
+use super::guard::Lost;
+use super::retry::until_answered;
+use super::span_until;
+use crate::colonies::model::ATTRIBUTE_SET;
+use crate::colonies::model::Attribute;
+use crate::executor::backend::Adopted;
+use crate::executor::backend::Ending;
+use crate::executor::backend::Handle;
+use crate::executor::backend::Task;
+use crate::executor::backend::process::say;
+use crate::executor::error::Error;
+use crate::executor::journal::Fate;
+use crate::executor::logs;
+use crate::executor::logs::LogStream;
+use crate::executor::logs::Streamed;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Pause before a log that the server refused is offered again, where the process is ours all the same.
+const LOG_PAUSE: Duration = Duration::from_secs(5);
+/// Pause before a question that the backend could not answer is asked again.
+const BACKEND_PAUSE: Duration = Duration::from_secs(2);
+
+/// Why the run phase ends.
+enum End {
+    Ended(Ending),
+    OutOfTime(String),
+    Lost(Lost),
+    Leave,
+}
+
+/// A task that ends with its owner.
+struct Owned<T>(JoinHandle<T>);
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Attempt {
+    /// From the start (or the adoption) to the verdict.
+    pub(super) async fn follow(&mut self, task: &Task) -> Result<Go, Error> {
+        let handle = Handle(self.entry.handle.clone().unwrap_or_default());
+        let handle = match self.host.engine.adopt(task, Some(handle.clone())).await {
+            Ok(Adopted::Started(handle)) => handle,
+            Ok(Adopted::Never) => handle,
+            Err(e) => {
+                tracing::warn!(error = %e, "a job cannot be looked up");
+                handle
+            }
+        };
+        let (over, watched) = watch::channel(false);
+        let refused = Arc::new(Notify::new());
+        let log = Owned(tokio::spawn(self.stream(task).keep_on(watched, refused.clone())));
+        let _facts = Owned(tokio::spawn(self.tell_facts(task, &handle).await));
+        let end = self.until_end(task, &handle, &refused).await?;
+        let engine = self.host.engine.clone();
+        match &end {
+            End::Leave => return Ok(Go::Leave),
+            // Those that the end left behind: children in the background, the others of several.
+            End::Ended(_) => kill(&*engine, task, &handle, Duration::from_millis(200)).await,
+            End::OutOfTime(reason) => {
+                say(&task.log(), reason).unwrap_or_else(|e| tracing::warn!(error = %e, "cannot add to the log"));
+                kill(&*engine, task, &handle, GRACE).await;
+            }
+            End::Lost(_) => kill(&*engine, task, &handle, GRACE).await,
+        }
+        if let End::Lost(lost) = end {
+            return self.give_up(lost);
+        }
+        // The channel's other end lives as long as the stream.
+        over.send_replace(true);
+        if let Some(lost) = self.drained(log, &refused).await? {
+            return match lost {
+                Some(lost) => self.give_up(lost),
+                None => Ok(Go::Leave),
+            };
+        }
+        self.judge(task, end).await
+    }
+
+    fn stream(&self, task: &Task) -> LogStream {
+        LogStream {
+            client: self.host.client.clone(),
+            journal: self.host.journal.clone(),
+            process_id: self.entry.process.processid.clone(),
+            job_id: self.entry.job_id,
+            outputs: self.host.engine.outputs(task),
+        }
+    }
+
+    /// Waits for whatever comes first.
+    async fn until_end(&mut self, task: &Task, handle: &Handle, refused: &Notify) -> Result<End, Error> {
+        let host = self.host.clone();
+        let (limit, reason) = self.time_limit(task);
+        let ended = async {
+            loop {
+                match host.engine.watch(task, handle).await {
+                    Ok(ending) => return ending,
+                    // Not knowing is not an end.
+                    Err(e) => {
+                        tracing::warn!(error = %e, "the backend cannot tell about a job");
+                        tokio::time::sleep(BACKEND_PAUSE).await;
+                    }
+                }
+            }
+        };
+        let out_of_time = until(limit);
+        tokio::pin!(ended, out_of_time);
+        loop {
+            tokio::select! {
+                ending = &mut ended => return Ok(End::Ended(ending)),
+                lost = self.guard.lost() => return Ok(End::Lost(lost?)),
+                () = &mut out_of_time => return Ok(End::OutOfTime(reason)),
+                () = host.shutdown.cancelled() => return Ok(End::Leave),
+                () = refused.notified() => {}
+            }
+            self.guard.look_again();
+        }
+    }
+
+    /// When the job has to be ended, and why. A little before the server takes the process away: then the reason, the
+    /// last lines of the log and the results still reach it.
+    fn time_limit(&self, task: &Task) -> (Option<Duration>, String) {
+        let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+        let job = &task.job;
+        let started = self.entry.started.unwrap_or(self.entry.assigned);
+        let by_walltime = started.saturating_add(ms(job.walltime));
+        let by_deadline = job.max_exec.map(|max| self.entry.assigned.saturating_add(ms(max) - ms(margin(max))));
+        match by_deadline {
+            Some(deadline) if deadline < by_walltime => {
+                let max = job.max_exec.unwrap_or_default().as_secs();
+                (Some(span_until(deadline)), format!("TIMEOUT: maxexectime of {max} s, counted from the assignment, is over"))
+            }
+            _ => (Some(span_until(by_walltime)), format!("TIMEOUT: the walltime of {} s is over", job.walltime.as_secs())),
+        }
+    }
+
+    /// Waits until the log is with the server. Some: what came between; inner none: the executor stops.
+    async fn drained(&mut self, mut log: Owned<Result<(), Error>>, refused: &Notify) -> Result<Option<Option<Lost>>, Error> {
+        let shutdown = self.host.shutdown.clone();
+        let done = loop {
+            tokio::select! {
+                done = &mut log.0 => break done,
+                lost = self.guard.lost() => return Ok(Some(Some(lost?))),
+                () = shutdown.cancelled() => return Ok(Some(None)),
+                () = refused.notified() => {}
+            }
+            self.guard.look_again();
+        };
+        // Logging never decides the outcome.
+        let process = &self.entry.process.processid;
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(process, %error, "the log is not whole"),
+            Err(error) => tracing::error!(process, %error, "the log stream broke"),
+        }
+        Ok(None)
+    }
+
+    /// The verdict on a job that was ours to the end.
+    async fn judge(&mut self, task: &Task, end: End) -> Result<Go, Error> {
+        let (reason, rank) = match end {
+            End::Ended(Ending::Exited { status: 0, .. }) => return self.decide(Fate::Success, Vec::new()),
+            End::Ended(Ending::Exited { status, rank, in_init }) => (exit_reason(status, rank, in_init), rank),
+            End::Ended(Ending::Vanished { reason }) => (format!("the job ended without an exit status: {reason}"), None),
+            End::OutOfTime(reason) => (reason, None),
+            // Handled where they come up.
+            End::Lost(lost) => return self.give_up(lost),
+            End::Leave => return Ok(Go::Leave),
+        };
+        let outputs = self.host.engine.outputs(task);
+        let output = outputs.get(rank.map_or(0, |r| r as usize + 1)).or(outputs.first());
+        let tail = match output {
+            Some(output) => logs::tail_of(&output.path).await,
+            None => String::new(),
+        };
+        let mut errors = vec![reason];
+        errors.extend((!tail.is_empty()).then_some(tail));
+        self.decide(Fate::Failed, errors)
+    }
+
+    /// Attributes that a tunnel needs. Setting one twice is refused: then it is there, and all is well.
+    async fn tell_facts(&self, task: &Task, handle: &Handle) -> impl Future<Output = ()> + Send + 'static {
+        let facts = self.host.engine.facts(task, handle).await;
+        let client = self.host.client.clone();
+        let id = self.entry.process.processid.clone();
+        let nodes = (!facts.nodes.is_empty()).then(|| ("NODES".to_owned(), facts.nodes.join(",")));
+        let home = facts.home.map(|home| ("HOME".to_owned(), home));
+        async move {
+            for (key, value) in nodes.into_iter().chain(home).chain(facts.job_id) {
+                let attribute = Attribute {
+                    targetid: id.clone(),
+                    targetcolonyname: client.colony().into(),
+                    attributetype: ATTRIBUTE_SET,
+                    key,
+                    value,
+                    ..Attribute::default()
+                };
+                if let Err(error) = until_answered("addattribute", || client.add_attribute(&attribute)).await {
+                    tracing::debug!(process = id, key = attribute.key, %error, "an attribute is not set");
+                }
+            }
+        }
+    }
+}
+
+impl LogStream {
+    /// Streams to the end; what the server refuses is offered again, for as long as the owner of this task thinks that
+    /// the process is ours.
+    async fn keep_on(self, over: watch::Receiver<bool>, refused: Arc<Notify>) -> Result<(), Error> {
+        loop {
+            match self.run(over.clone()).await? {
+                Streamed::All => return Ok(()),
+                Streamed::Refused(error) => {
+                    tracing::debug!(process = self.process_id, %error, "the log is refused");
+                    refused.notify_one();
+                    tokio::time::sleep(LOG_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+async fn kill(engine: &dyn crate::executor::backend::Engine, task: &Task, handle: &Handle, grace: Duration) {
+    if let Err(error) = engine.kill(task, handle, grace).await {
+        tracing::warn!(process = task.job.process_id, %error, "a job cannot be killed");
+    }
+}
+
+/// Time kept free before the server's deadline: a twentieth of it, 1 to 10 s.
+fn margin(max_exec: Duration) -> Duration {
+    (max_exec / 20).clamp(Duration::from_secs(1), Duration::from_secs(10)).min(max_exec / 2)
+}
+
+async fn until(limit: Option<Duration>) {
+    // A year: timers cannot sleep for ever.
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    match limit {
+        Some(limit) if limit < LONGEST => tokio::time::sleep(limit).await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// An exit status for a person.
+fn exit_reason(status: i32, rank: Option<u32>, in_init: bool) -> String {
+    let who = match (rank, in_init) {
+        (Some(rank), _) => format!("process {rank} ended with "),
+        (None, true) => "init-cmd failed with ".into(),
+        (None, false) => String::new(),
+    };
+    let more = match status {
+        127 => " (command not found: is the program installed on the machine that the executor runs on?)".to_owned(),
+        126 => " (the command is there but cannot be executed: is its executable bit set?)".to_owned(),
+        129..=192 => format!(" (killed by signal {}{})", status - 128, signal_name(status - 128)),
+        _ => String::new(),
+    };
+    format!("{who}exit status {status}{more}")
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        libc::SIGHUP => ", SIGHUP",
+        libc::SIGINT => ", SIGINT",
+        libc::SIGILL => ", SIGILL",
+        libc::SIGABRT => ", SIGABRT",
+        libc::SIGFPE => ", SIGFPE",
+        libc::SIGKILL => ", SIGKILL: perhaps it used too much memory",
+        libc::SIGBUS => ", SIGBUS",
+        libc::SIGSEGV => ", SIGSEGV",
+        libc::SIGPIPE => ", SIGPIPE",
+        libc::SIGTERM => ", SIGTERM",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_for_a_person() {
+        assert_eq!(exit_reason(3, None, false), "exit status 3");
+        assert_eq!(exit_reason(139, None, false), "exit status 139 (killed by signal 11, SIGSEGV)");
+        assert!(exit_reason(127, None, true).starts_with("init-cmd failed with exit status 127 (command not found"));
+        assert_eq!(exit_reason(1, Some(2), false), "process 2 ended with exit status 1");
+    }
+
+    #[test]
+    fn margins() {
+        assert_eq!(margin(Duration::from_secs(599)), Duration::from_secs(10));
+        assert_eq!(margin(Duration::from_secs(100)), Duration::from_secs(5));
+        assert_eq!(margin(Duration::from_secs(4)), Duration::from_secs(1));
+        assert_eq!(margin(Duration::from_secs(1)), Duration::from_millis(500));
+    }
+}

@@ -1,0 +1,417 @@
+//! Lives of processes with real jobs and a server that misbehaves.
+
+use super::test_server::TestServer;
+use super::*;
+use crate::colonies::ProcessState;
+use crate::config::StoreAccess;
+use crate::executor::files::FilesError;
+use crate::executor::spec::Job;
+use async_trait::async_trait;
+use serde_json::Value;
+use serde_json::json;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+/// Notes what is asked of it.
+#[derive(Default)]
+struct Noting {
+    notes: Mutex<Vec<String>>,
+    missing: Vec<String>,
+}
+
+impl Noting {
+    fn note(&self, what: &str, job: &Job) {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{what} {}", job.process_id));
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Files for Noting {
+    async fn bring_in(&self, job: &Job) -> Result<Vec<String>, FilesError> {
+        self.note("in", job);
+        assert!(!job.env.contains_key("PANIC"), "a test panics here on purpose");
+        Ok(Vec::new())
+    }
+
+    async fn send_back(&self, job: &Job) -> Result<Vec<String>, FilesError> {
+        self.note("back", job);
+        Ok(self.missing.clone())
+    }
+
+    async fn clean_up(&self, job: &Job) -> Result<(), FilesError> {
+        self.note("clean", job);
+        Ok(())
+    }
+}
+
+struct Rig {
+    server: TestServer,
+    folder: tempfile::TempDir,
+    files: Arc<Noting>,
+    capacity: Capacity,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        Rig {
+            server: TestServer::start(),
+            folder: tempfile::tempdir().unwrap(),
+            files: Arc::default(),
+            capacity: Capacity::default(),
+        }
+    }
+
+    fn options(&self) -> Options {
+        let store = StoreAccess {
+            endpoint: "127.0.0.1:1".into(),
+            tls: false,
+            skip_verify: false,
+            access_key: String::new(),
+            secret_key: Secret::new(""),
+            region: String::new(),
+            bucket: "b".into(),
+        };
+        let path = self.folder.path();
+        let mut options = Options::new("local", self.server.access.clone(), store, path.join("fs"), path.join("state"));
+        options.owner_key = Some(self.server.owner_key.clone());
+        options.poll_seconds = 2;
+        options.capacity = self.capacity;
+        options
+    }
+
+    /// An executor in a runtime of its own; dropping the runtime is as sudden as a kill.
+    fn start(&self) -> Life {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let shutdown = CancellationToken::new();
+        let ended = runtime.spawn(run(self.options(), self.files.clone(), Arc::default(), shutdown.clone()));
+        Life { runtime: Some(runtime), shutdown, ended: Some(ended) }
+    }
+
+    fn jobs_left(&self) -> usize {
+        std::fs::read_dir(self.folder.path().join("state/jobs")).map_or(0, |d| d.count())
+    }
+}
+
+struct Life {
+    runtime: Option<tokio::runtime::Runtime>,
+    shutdown: CancellationToken,
+    ended: Option<tokio::task::JoinHandle<Result<(), Error>>>,
+}
+
+impl Life {
+    async fn stop(mut self) {
+        self.shutdown.cancel();
+        self.ended.take().unwrap().await.unwrap().unwrap();
+    }
+
+    fn kill(self) {}
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+    }
+}
+
+fn spec(cmd: &str) -> Value {
+    json!({ "funcname": "execute", "kwargs": { "cmd": cmd, "docker-image": "python:3" }, "maxexectime": -1,
+        "conditions": { "nodes": 1, "processespernode": 1, "walltime": 600, "cpu": "1000m", "mem": "10Mi" },
+        "fs": { "mount": "/cfs" } })
+}
+
+fn with(cmd: &str, pointer: &str, value: Value) -> Value {
+    let mut spec = spec(cmd);
+    *spec.pointer_mut(pointer).unwrap() = value;
+    spec
+}
+
+const NOTICE: &str = "pollinator: the image python:3 is not used: this executor runs commands on the machine itself\n";
+
+#[tokio::test]
+async fn the_whole_life_of_a_process() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("p1", spec("echo hello; printf '\\377\\0x'; echo error >&2"));
+    rig.server.until_state("p1", ProcessState::Success).await;
+    assert_eq!(rig.server.log("p1").concat(), format!("{NOTICE}hello\n\u{FFFD}\u{FFFD}xerror\n"));
+    rig.server.until("clean up", |_| rig.files.notes() == ["in p1", "back p1", "clean p1"] && rig.jobs_left() == 0).await;
+    let process = rig.server.process("p1");
+    assert!(process.attribute("NODES").is_some());
+    assert!(process.attributes.iter().all(|a| a.attributetype == 4));
+    let functions = rig.server.state.lock().unwrap().functions.clone();
+    let names: Vec<&str> = functions.iter().map(|f| f["funcname"].as_str().unwrap()).collect();
+    assert_eq!(names, ["execute", "sync"]);
+    life.stop().await;
+    // The next life goes on with its key: no second registration, no second function.
+    let life = rig.start();
+    rig.server.submit("p2", spec("true"));
+    rig.server.until_state("p2", ProcessState::Success).await;
+    assert_eq!(rig.server.calls("addexecutormsg"), 1);
+    assert_eq!(rig.server.calls("addfunctionmsg"), 2);
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn failures_tell_why() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", spec("echo working; echo oh no >&2; exit 3"));
+    rig.server.submit("b", with("x", "/conditions/walltime", json!(0)));
+    rig.server.submit("c", with("x", "/funcname", json!("dance")));
+    rig.server.submit("d", spec("no-such-program-anywhere"));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert_eq!(a.errors[0], "exit status 3");
+    assert!(a.errors[1].ends_with("working\noh no"), "{:?}", a.errors);
+    let b = rig.server.until_state("b", ProcessState::Failed).await;
+    assert!(b.errors[0].contains("conditions.walltime"), "{:?}", b.errors);
+    let c = rig.server.until_state("c", ProcessState::Failed).await;
+    assert!(c.errors[0].contains("funcname"), "{:?}", c.errors);
+    let d = rig.server.until_state("d", ProcessState::Failed).await;
+    assert!(d.errors[0].contains("exit status 127 (command not found"), "{:?}", d.errors);
+    assert!(rig.files.notes().contains(&"back a".to_owned()), "results of a failed job come back");
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn results_that_are_missing_fail_the_process() {
+    let mut rig = Rig::new();
+    rig.files = Arc::new(Noting { missing: vec!["x.bin: no space".into()], ..Noting::default() });
+    let life = rig.start();
+    rig.server.submit("a", spec("true"));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert_eq!(a.errors[1], "x.bin: no space");
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn walltime_and_deadline_end_the_job_with_their_reason() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", with("echo begun; sleep 300", "/conditions/walltime", json!(1)));
+    rig.server.submit("b", with("sleep 300", "/maxexectime", json!(2)));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert_eq!(a.errors[0], "TIMEOUT: the walltime of 1 s is over");
+    assert!(rig.server.log("a").concat().contains("begun\npollinator: TIMEOUT: the walltime of 1 s is over\n"));
+    let b = rig.server.until_state("b", ProcessState::Failed).await;
+    assert!(b.errors[0].starts_with("TIMEOUT: maxexectime of 2 s"), "{:?}", b.errors);
+    assert!(rig.files.notes().contains(&"back a".to_owned()));
+    life.stop().await;
+}
+
+fn is_alive(pid_file: &std::path::Path) -> bool {
+    let pid: i32 = std::fs::read_to_string(pid_file).unwrap().trim().parse().unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ")
+}
+
+#[tokio::test]
+async fn a_cancelled_process_is_killed_within_seconds() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let pid_file = rig.folder.path().join("pid");
+    rig.server.submit("a", spec(&format!("sleep 300 & echo $! > {}; echo ready; wait", pid_file.display())));
+    rig.server.until("ready", |s| s.logs.get("a").is_some_and(|l| l.concat().contains("ready"))).await;
+    rig.server.state.lock().unwrap().processes.get_mut("a").unwrap().state = ProcessState::Cancelled;
+    let begun = Instant::now();
+    rig.server.until("dead", |_| !is_alive(&pid_file)).await;
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    rig.server.until("results", |_| rig.files.notes() == ["in a", "back a", "clean a"]).await;
+    assert_eq!(rig.server.calls("closefailedmsg") + rig.server.calls("closesuccessfulmsg"), 0);
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn killed_and_started_again_it_goes_on_where_it_was() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let count = rig.folder.path().join("count");
+    let cmd = format!("echo x >> {}; for i in $(seq 1 60); do echo line $i; sleep 0.1; done", count.display());
+    rig.server.submit("a", spec(&cmd));
+    rig.server.until("line 10", |s| s.logs.get("a").is_some_and(|l| l.concat().contains("line 10\n"))).await;
+    life.kill();
+    let life = rig.start();
+    rig.server.until("line 40", |s| s.logs["a"].concat().contains("line 40\n")).await;
+    life.kill();
+    // The job ends while nobody is there.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let life = rig.start();
+    rig.server.until_state("a", ProcessState::Success).await;
+    let want: String = (1..=60).map(|i| format!("line {i}\n")).collect();
+    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}{want}"));
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "run once");
+    assert_eq!(rig.server.calls("closesuccessfulmsg"), 1);
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn lost_answers_double_nothing_and_lose_nothing() {
+    let rig = Rig::new();
+    for (call, times) in [("addlogmsg", 5), ("closesuccessfulmsg", 2), ("assignprocessmsg", 1), ("addattributemsg", 1)] {
+        rig.server.state.lock().unwrap().lose.insert(call.into(), times);
+    }
+    let life = rig.start();
+    rig.server.submit("a", spec("for i in 1 2 3 4 5 6; do echo same; sleep 0.4; done"));
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}{}", "same\n".repeat(6)));
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_log_message_decides_nothing() {
+    let rig = Rig::new();
+    rig.server.state.lock().unwrap().refuse.insert("addlogmsg".into(), 1);
+    let life = rig.start();
+    rig.server.submit("a", spec("sleep 1; echo later"));
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(rig.server.log("a").concat(), "later\n");
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_panic_fails_that_process_only() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let mut bad = spec("true");
+    bad["env"] = json!({ "PANIC": "1" });
+    rig.server.submit("a", bad);
+    rig.server.submit("b", spec("true"));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert!(a.errors[0].contains("internal error"), "{:?}", a.errors);
+    rig.server.until_state("b", ProcessState::Success).await;
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_executor_polls_on_and_takes_no_more() {
+    let mut rig = Rig::new();
+    rig.capacity = Capacity { slots: 1, cpu_millis: None, mem_mib: None };
+    let life = rig.start();
+    rig.server.submit("a", spec("sleep 4"));
+    rig.server.until("a", |s| s.processes["a"].state == ProcessState::Running).await;
+    rig.server.submit("b", spec("true"));
+    let polls = rig.server.calls("assignprocessmsg");
+    rig.server.until("polls", |s| s.calls["assignprocessmsg"] > polls + 1).await;
+    assert_eq!(rig.server.process("b").state, ProcessState::Waiting);
+    rig.server.until_state("b", ProcessState::Success).await;
+    life.stop().await;
+}
+
+/// The executor was silent for too long: it is no member any more, and its process waits.
+#[tokio::test]
+async fn forgotten_by_the_server_it_registers_again_and_goes_on_with_its_job() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let count = rig.folder.path().join("count");
+    rig.server.submit("a", spec(&format!("echo x >> {}; echo ready; sleep 4; echo done", count.display())));
+    rig.server.until("ready", |s| s.logs.get("a").is_some_and(|l| l.concat().contains("ready"))).await;
+    {
+        let mut state = rig.server.state.lock().unwrap();
+        state.executors.clear();
+        let process = state.processes.get_mut("a").unwrap();
+        process.state = ProcessState::Waiting;
+        process.assignedexecutorid.clear();
+    }
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "run once");
+    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}ready\ndone\n"));
+    assert_eq!(rig.server.calls("addexecutormsg"), 2);
+    life.stop().await;
+}
+
+/// Taken away by the server's clock: the old job ends, and the new attempt is another job.
+#[tokio::test]
+async fn a_retried_process_is_a_new_job() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let count = rig.folder.path().join("count");
+    let cmd = format!("echo x >> {}; echo ready; test $(wc -l < {}) = 2 || sleep 300", count.display(), count.display());
+    rig.server.submit("a", spec(&cmd));
+    rig.server.until("ready", |s| s.logs.get("a").is_some_and(|l| l.concat().contains("ready"))).await;
+    {
+        let mut state = rig.server.state.lock().unwrap();
+        let process = state.processes.get_mut("a").unwrap();
+        process.state = ProcessState::Waiting;
+        process.retries = 1;
+    }
+    rig.server.changed.notify_waiters();
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\nx\n");
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_leaves_jobs_running() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", spec("echo ready; sleep 2; echo done"));
+    rig.server.until("ready", |s| s.logs.get("a").is_some_and(|l| l.concat().contains("ready"))).await;
+    life.stop().await;
+    assert_eq!(rig.server.process("a").state, ProcessState::Running);
+    let life = rig.start();
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}ready\ndone\n"));
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn without_the_owners_key_a_stranger_is_told_so() {
+    let rig = Rig::new();
+    let mut options = rig.options();
+    options.owner_key = None;
+    let error = run(options, rig.files.clone(), Arc::default(), CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(error, Error::NotMember { .. }), "{error}");
+    assert!(error.hint().is_some());
+}
+
+#[tokio::test]
+async fn several_processes_are_told_apart_in_the_log() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let cmd = "echo one; printf two; test $POLLINATOR_RANK != 2 || { echo bad; exit 7; }; sleep 300";
+    rig.server.submit("a", with(cmd, "/conditions/nodes", json!(3)));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert_eq!(a.errors[0], "process 2 ended with exit status 7");
+    assert!(a.errors[1].ends_with("one\ntwobad"), "{:?}", a.errors);
+    let log = rig.server.log("a").concat();
+    for line in ["[0] one\n", "[1] one\n", "[2] one\n", "[2] twobad\n"] {
+        assert_eq!(log.matches(line).count(), 1, "{line:?} in {log:?}");
+    }
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn sync_brings_files_and_runs_nothing() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", json!({ "funcname": "sync", "maxexectime": -1, "fs": { "mount": "/cfs" } }));
+    rig.server.until_state("a", ProcessState::Success).await;
+    rig.server.until("clean", |_| rig.files.notes() == ["in a", "clean a"]).await;
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_large_log_arrives_in_messages_of_bounded_size() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", spec("i=0; while [ $i -lt 40 ]; do head -c 500000 /dev/zero | tr '\\0' x; echo; i=$((i+1)); done"));
+    rig.server.until_state("a", ProcessState::Success).await;
+    let log = rig.server.log("a");
+    assert!(log.iter().all(|m| m.len() <= 65536));
+    assert_eq!(log.concat().len(), NOTICE.len() + 40 * 500_001);
+    assert!(log.len() < 400, "full messages are sent at once: {}", log.len());
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn two_executors_cannot_share_their_state() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.until("registered", |s| s.executors.len() == 1).await;
+    let second = run(rig.options(), rig.files.clone(), Arc::default(), CancellationToken::new()).await.unwrap_err();
+    assert!(matches!(second, Error::InUse { .. }), "{second}");
+    life.stop().await;
+}

@@ -1,0 +1,83 @@
+//! How an executor is set up.
+
+use crate::config::ColonyAccess;
+use crate::config::Secret;
+use crate::config::StoreAccess;
+use std::path::PathBuf;
+
+/// Where jobs run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backend {
+    /// On this machine, as processes of the executor's user.
+    #[default]
+    Process,
+}
+
+/// How much runs at once. What is not limited is `None`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Processes of the colony at once, at least 1.
+    pub slots: u32,
+    /// CPU, millicores.
+    pub cpu_millis: Option<u64>,
+    /// Memory, MiB.
+    pub mem_mib: Option<u64>,
+}
+
+impl Default for Capacity {
+    /// Four at once, no other limit: a machine of one person, who knows what it can bear.
+    fn default() -> Capacity {
+        Capacity { slots: 4, cpu_millis: None, mem_mib: None }
+    }
+}
+
+/// Settings of one executor.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name, unique in the colony.
+    pub name: String,
+    /// Type that processes ask for: `container-executor`.
+    pub executor_type: String,
+    /// The colony; the key is the executor's own, kept over restarts.
+    pub access: ColonyAccess,
+    /// The colony owner's key, to register with where the executor is no member yet. It is used for nothing else.
+    pub owner_key: Option<Secret>,
+    /// The object store.
+    pub store: StoreAccess,
+    /// File area: what jobs see as `/cfs`.
+    pub fs_dir: PathBuf,
+    /// Journal, logs and statuses of jobs; 0700.
+    pub state_dir: PathBuf,
+    /// Where jobs run.
+    pub backend: Backend,
+    /// How much runs at once.
+    pub capacity: Capacity,
+    /// Seconds of one long poll for work, 5 to 10: a submission may wake another executor of the type than the named one,
+    /// which then learns of it only when its own poll runs out.
+    pub poll_seconds: u32,
+}
+
+impl Options {
+    /// Settings with the usual type, backend, capacity and poll.
+    pub fn new(
+        name: impl Into<String>,
+        access: ColonyAccess,
+        store: StoreAccess,
+        fs_dir: impl Into<PathBuf>,
+        state_dir: impl Into<PathBuf>,
+    ) -> Options {
+        Options {
+            name: name.into(),
+            executor_type: "container-executor".into(),
+            access,
+            owner_key: None,
+            store,
+            fs_dir: fs_dir.into(),
+            state_dir: state_dir.into(),
+            backend: Backend::Process,
+            capacity: Capacity::default(),
+            poll_seconds: 8,
+        }
+    }
+}
