@@ -445,3 +445,33 @@ async fn binary_output_arrives_as_text() {
     assert_eq!(log, format!("{NOTICE}a\u{FFFD}b\u{FFFD}é end\n"));
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_log_of_100_mb_arrives_whole() {
+    let rig = Rig::new().await;
+    rig.write("src", "x", "x");
+    let running = rig.start();
+    let id = rig.submit("head -c 100000000 /dev/zero | tr '\\0' x; echo; echo last", &[]).await;
+    let end = Instant::now() + Duration::from_secs(240);
+    let process = loop {
+        let process = rig.user.process(&id).await.unwrap();
+        if process.state.is_final() {
+            break process;
+        }
+        assert!(Instant::now() < end, "never ended");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    let (mut length, mut since, mut last) = (0, 0, String::new());
+    loop {
+        let page = rig.user.logs(&id, since, 100).await.unwrap();
+        let Some(entry) = page.last() else { break };
+        since = entry.timestamp;
+        last = entry.message.clone();
+        assert!(page.iter().all(|e| e.message.len() <= 65536));
+        length += page.iter().map(|e| e.message.len()).sum::<usize>();
+    }
+    assert_eq!(length, NOTICE.len() + 100_000_000 + "\nlast\n".len());
+    assert!(last.ends_with("\nlast\n"), "the last line comes last");
+    running.stop().await;
+}
