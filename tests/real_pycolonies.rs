@@ -2,6 +2,8 @@
 //!
 //! Needs `.test-parts/pycolonies` (`scripts/parts.sh pycolonies`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 mod lab;
 
 use lab::Lab;
