@@ -1,5 +1,7 @@
 //! The executor against the local colony: a real server, a real object store, real jobs.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 use pollinator::cfs;
 use pollinator::cfs::Cfs;
 use pollinator::cfs::Policy;
@@ -229,8 +231,6 @@ impl Rig {
     }
 }
 
-const NOTICE: &str = "pollinator: the image python:3.12 is not used: this executor runs commands on the machine itself\n";
-
 fn read(path: impl AsRef<Path>) -> String {
     std::fs::read_to_string(path).unwrap()
 }
@@ -246,7 +246,7 @@ async fn a_project_runs_and_its_results_come_back() {
     let id = rig.submit("sh", &[&format!("{src}/main.sh"), src]).await;
     let (process, log) = rig.ended(&id).await;
     assert_eq!((process.state, &process.errors), (ProcessState::Success, &vec![]), "{log}");
-    assert_eq!(log, format!("{NOTICE}input\nmore\n"));
+    assert_eq!(log, format!("input\nmore\n"));
     assert!(process.attribute("NODES").is_some());
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("out.txt")), "out\n");
@@ -314,7 +314,7 @@ async fn killed_twice_during_a_job_nothing_is_lost_or_done_twice() {
     let (process, log) = rig.ended(&id).await;
     assert_eq!((process.state, process.retries), (ProcessState::Success, 0), "{:?}", process.errors);
     let want: String = (1..=60).map(|i| format!("line {i}\n")).collect();
-    assert_eq!(log, format!("{NOTICE}{want}"));
+    assert_eq!(log, format!("{want}"));
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("count")), "x\n");
     running.stop().await;
@@ -335,7 +335,7 @@ async fn the_colony_is_killed_during_a_job_and_the_job_goes_on() {
     let (process, log) = rig.ended(&id).await;
     assert_eq!((process.state, process.retries), (ProcessState::Success, 0), "{:?}", process.errors);
     let want: String = (1..=40).map(|i| format!("line {i}\n")).collect();
-    assert_eq!(log, format!("{NOTICE}{want}"));
+    assert_eq!(log, format!("{want}"));
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("count")), "x\n");
 }
@@ -374,7 +374,7 @@ async fn deletions_by_the_job_and_by_the_user_are_kept_apart() {
     let id = rig.submit("ls result; rm result/a; echo d > result/d", &[]).await;
     let (process, log) = rig.ended(&id).await;
     assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
-    assert_eq!(log, format!("{NOTICE}a\nc\n"));
+    assert_eq!(log, format!("a\nc\n"));
     rig.sync(Tree::Result).await;
     let mut left: Vec<_> = std::fs::read_dir(rig.tree("result")).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
@@ -442,7 +442,7 @@ async fn binary_output_arrives_as_text() {
     let id = rig.submit("printf 'a\\0b\\377\\303'; sleep 0.6; printf '\\251 end\\n'", &[]).await;
     let (process, log) = rig.ended(&id).await;
     assert_eq!(process.state, ProcessState::Success);
-    assert_eq!(log, format!("{NOTICE}a\u{FFFD}b\u{FFFD}é end\n"));
+    assert_eq!(log, format!("a\u{FFFD}b\u{FFFD}é end\n"));
     running.stop().await;
 }
 

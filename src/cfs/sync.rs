@@ -105,6 +105,17 @@ pub async fn sync(
     Ok(work.finish())
 }
 
+/// Whether this folder was ever brought in step with this label.
+pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<bool, Error> {
+    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    Ok(journal.base(&place(cfs, label), &root)?.is_some())
+}
+
+/// Where a base belongs to. With our id: a colony that was made anew at the same address is another place.
+fn place(cfs: &Cfs, label: &str) -> String {
+    format!("{}|{}|{}|{label}", cfs.client.server(), cfs.client.colony(), cfs.client.id())
+}
+
 struct Work<'a> {
     cfs: &'a Cfs,
     journal: &'a Journal,
@@ -131,8 +142,7 @@ impl<'a> Work<'a> {
         let (local, remote) = tokio::join!(look_here(options, index), cfs.list(&options.label));
         let (local, remote) = (local?, remote?);
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
-        // With our id: a colony that was made anew at the same address is another place.
-        let place = format!("{}|{}|{}|{}", cfs.client.server(), cfs.client.colony(), cfs.client.id(), options.label);
+        let place = place(cfs, &options.label);
         let base = journal.base(&place, &root)?.unwrap_or_default();
         let here = local
             .files

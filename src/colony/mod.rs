@@ -19,6 +19,7 @@ pub use background::status;
 pub use background::stop;
 pub use serve::Options;
 pub use serve::serve;
+pub use settings::COLONY;
 
 use std::path::PathBuf;
 

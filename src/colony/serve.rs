@@ -12,6 +12,7 @@ use super::settings::Folder;
 use super::settings::HOST;
 use super::settings::Serving;
 use super::settings::Settings;
+use crate::colonies::EXECUTOR_APPROVED;
 use crate::config::ColonyAccess;
 use crate::executor;
 use rusqlite::params;
@@ -46,11 +47,16 @@ pub async fn serve(options: Options, shutdown: CancellationToken, ready: impl Fn
     settle(&database, &settings).await?;
     let [owner, ..] = settings.ids()?;
     let address = server_listener.local_addr().map_err(Error::Network)?;
-    let server = Server { database, owner, address, shutdown: shutdown.clone() };
+    let server = Server { database: database.clone(), owner, address, shutdown: shutdown.clone() };
     let keys = objects::Keys { access_key: settings.store().access_key, secret_key: settings.store().secret_key };
     let mut serving = tokio::spawn(server.serve(server_listener));
     let mut storing = tokio::spawn(objects::serve(store_listener, folder.0.join("objects"), keys, shutdown.clone()));
     let mut executing = tokio::spawn(executor::run(executor_options(&settings, &folder), shutdown.clone()));
+    // Whoever asks for the colony wants to run something at once.
+    tokio::select! {
+        taking = takes_work(&database) => taking?,
+        ended = &mut executing => return Err(ended_early("the executor", ended.map(|r| r.map_err(|e| e.to_string())))),
+    }
     Serving { pid: std::process::id() }.save(&folder)?;
     ready(&settings.user());
     tracing::info!(server = settings.server_port, store = settings.store_port, "the local colony serves");
@@ -119,6 +125,21 @@ async fn settle(database: &Database, settings: &Settings) -> Result<(), Error> {
         Ok(())
     });
     settled.await.map_err(|refused: Refused| Error::Setup(refused.message))
+}
+
+/// Waits until the executor is approved.
+async fn takes_work(database: &Database) -> Result<(), Error> {
+    let mut queue = database.queue();
+    loop {
+        queue.borrow_and_update();
+        let sql = "SELECT count(*) FROM executor WHERE name = ?1 AND state = ?2";
+        let look =
+            database.run(move |work| Ok(work.db.query_row(sql, params![EXECUTOR, EXECUTOR_APPROVED], |r| r.get::<_, i64>(0))?));
+        if look.await.map_err(|refused: Refused| Error::Setup(refused.message))? > 0 {
+            return Ok(());
+        }
+        queue.changed().await.map_err(|e| Error::Setup(e.to_string()))?;
+    }
 }
 
 fn executor_options(settings: &Settings, folder: &Folder) -> executor::Options {
