@@ -2,6 +2,7 @@
 //!
 //! [`plan`] compares three trees and is pure; [`sync()`] carries a plan out; [`snapshot()`] freezes a tree for a run.
 
+mod carry;
 mod download;
 mod error;
 mod fetch;
@@ -9,7 +10,6 @@ pub mod labels;
 mod list;
 mod place;
 pub mod plan;
-mod carry;
 mod snapshot;
 mod sync;
 mod upload;
@@ -25,6 +25,7 @@ pub use snapshot::snapshot;
 pub use sync::SyncOptions;
 pub use sync::SyncReport;
 pub use sync::sync;
+pub use sync::was_synchronized;
 
 use crate::colonies::Client;
 use crate::store::Store;

@@ -38,6 +38,9 @@ use std::time::Instant;
 
 /// Trees of fewer files may lose any number of them without being asked.
 const LARGE_TREE: usize = 100;
+/// Where deletions happen, in words.
+const HERE: &str = "here";
+const THERE: &str = "in the colony";
 /// So many files are confirmed before they are written down together, or so long.
 const BATCH: usize = 256;
 const BATCH_TIME: Duration = Duration::from_secs(1);
@@ -115,6 +118,17 @@ pub async fn sync(
     Ok(work.finish())
 }
 
+/// Whether this folder was ever brought in step with this label.
+pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<bool, Error> {
+    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    Ok(journal.base(&place(cfs, label), &root)?.is_some())
+}
+
+/// Where a base belongs to. With our id: a colony that was made anew at the same address is another place.
+fn place(cfs: &Cfs, label: &str) -> String {
+    format!("{}|{}|{}|{label}", cfs.client.server(), cfs.client.colony(), cfs.client.id())
+}
+
 /// One synchronization under way.
 pub(super) struct Work<'a> {
     pub(super) cfs: &'a Cfs,
@@ -144,7 +158,7 @@ impl<'a> Work<'a> {
         let (local, rules) = local?;
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let remote = leave_out(options, rules, &local, remote?, &root).await?;
-        let place = format!("{}|{}|{}", cfs.client.server(), cfs.client.colony(), options.label);
+        let place = place(cfs, &options.label);
         let base = journal.base(&place, &root)?.unwrap_or_default();
         let here = local.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, Some(f.mode)))).collect();
         let there = remote.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, None))).collect();
@@ -189,7 +203,8 @@ impl<'a> Work<'a> {
         self.report.plan.forget.retain(|path| !unseen.contains(&path.as_str()));
     }
 
-    /// Deletions that look like an unmounted disk or an accident are errors, or put off where the colony wins anyway.
+    /// Deletions that look like an unmounted disk or an accident are errors, or put off where the colony wins anyway. Those on
+    /// this side are put off: what stays here harms nobody.
     fn guard(&mut self) -> Result<(), Error> {
         let Err(error) = self.accident() else { return Ok(()) };
         if self.options.allow_deletes {
@@ -199,18 +214,32 @@ impl<'a> Work<'a> {
             self.events.warn(format!("{error}; --allow-deletes carries it out"));
             return Ok(());
         }
-        if self.options.policy != Policy::RemoteWins {
+        let is_here = matches!(error, Error::ManyDeletions { side: HERE, .. });
+        let may_go_on = match self.options.policy {
+            Policy::RemoteWins => true,
+            Policy::LocalWins => is_here,
+            _ => false,
+        };
+        if !may_go_on {
             return Err(error);
         }
         self.events.warn(format!("{error}: nothing is deleted; --allow-deletes carries it out"));
-        let put_off = std::mem::take(&mut self.report.plan.remove_remote);
-        self.report.held.extend(put_off.into_iter().map(|entry| entry.path));
         self.report.plan.remove_local.clear();
+        if !is_here {
+            let put_off = std::mem::take(&mut self.report.plan.remove_remote);
+            self.report.held.extend(put_off.into_iter().map(|entry| entry.path));
+        }
         Ok(())
     }
 
     fn accident(&self) -> Result<(), Error> {
         let plan = &self.report.plan;
+        let (removed, here) = (plan.remove_local.len(), self.local.files.len());
+        // A colony that holds nothing of the tree any more was emptied or is another one: what came from it stays here.
+        let both_ways = matches!(self.options.policy, Policy::LocalWins | Policy::RemoteWins);
+        if both_ways && self.remote.files.is_empty() && removed > 0 {
+            return Err(Error::ManyDeletions { tree: self.options.tree, deletions: removed, files: here, side: HERE });
+        }
         let files = self.base.files.len();
         let folder = self.options.folder.clone();
         let kept_here = self.base.files.keys().any(|p| !p.ends_with(FOLDER_MARKER));
@@ -227,10 +256,9 @@ impl<'a> Work<'a> {
                 return Err(Error::OtherFileSystem { folder, missing: plan.remove_remote.len() });
             }
         }
-        for (deletions, files, side) in [
-            (plan.remove_remote.len(), self.remote.files.len(), "in the colony"),
-            (plan.remove_local.len(), self.local.files.len(), "here"),
-        ] {
+        for (deletions, files, side) in
+            [(plan.remove_remote.len(), self.remote.files.len(), THERE), (plan.remove_local.len(), self.local.files.len(), HERE)]
+        {
             if files >= LARGE_TREE && deletions * 2 > files {
                 return Err(Error::ManyDeletions { tree: self.options.tree, deletions, files, side });
             }
