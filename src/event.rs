@@ -39,7 +39,7 @@ impl std::fmt::Display for Tree {
 }
 
 /// Which way bytes travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// From this machine to the object store.

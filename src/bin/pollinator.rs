@@ -1,2 +1,7 @@
 //! The `pollinator` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pollinator::cli::main()
+}

@@ -22,6 +22,7 @@ pub use snapshot::snapshot;
 pub use sync::SyncOptions;
 pub use sync::SyncReport;
 pub use sync::sync;
+pub use sync::was_synchronized;
 
 use crate::colonies::Client;
 use crate::store::Store;

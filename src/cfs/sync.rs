@@ -105,6 +105,17 @@ pub async fn sync(
     Ok(work.finish())
 }
 
+/// Whether this folder was ever brought in step with this label.
+pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<bool, Error> {
+    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    Ok(journal.base(&place(cfs, label), &root)?.is_some())
+}
+
+/// Where a base belongs to. With our id: a colony that was made anew at the same address is another place.
+fn place(cfs: &Cfs, label: &str) -> String {
+    format!("{}|{}|{}|{label}", cfs.client.server(), cfs.client.colony(), cfs.client.id())
+}
+
 struct Work<'a> {
     cfs: &'a Cfs,
     journal: &'a Journal,
@@ -131,7 +142,7 @@ impl<'a> Work<'a> {
         let (local, remote) = tokio::join!(look_here(options, index), cfs.list(&options.label));
         let (local, remote) = (local?, remote?);
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
-        let place = format!("{}|{}|{}", cfs.client.server(), cfs.client.colony(), options.label);
+        let place = place(cfs, &options.label);
         let base = journal.base(&place, &root)?.unwrap_or_default();
         let here = local
             .files
@@ -190,6 +201,11 @@ impl<'a> Work<'a> {
 
     fn accident(&self) -> Result<(), Error> {
         let plan = &self.report.plan;
+        let (removed, here) = (plan.remove_local.len(), self.local.files.len());
+        // A colony that holds nothing of the tree any more was emptied or is another one: what came from it stays here.
+        if self.options.policy == Policy::RemoteWins && self.remote.files.is_empty() && removed > 0 {
+            return Err(Error::ManyDeletions { tree: self.options.tree, deletions: removed, files: here, side: "here" });
+        }
         let files = self.base.files.len();
         let folder = self.options.folder.clone();
         if files > 0 && !plan.remove_remote.is_empty() {

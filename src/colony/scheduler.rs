@@ -164,7 +164,14 @@ mod tests {
     use super::*;
 
     fn conditions() -> Conditions {
-        Conditions { executortype: "t".into(), cpu: "1000m".into(), mem: "1000Mi".into(), storage: "0Mi".into(), nodes: 1, ..Conditions::default() }
+        Conditions {
+            executortype: "t".into(),
+            cpu: "1000m".into(),
+            mem: "1000Mi".into(),
+            storage: "0Mi".into(),
+            nodes: 1,
+            ..Conditions::default()
+        }
     }
 
     fn offer() -> Offer {
@@ -174,7 +181,12 @@ mod tests {
     #[test]
     fn numbers_are_kept_as_the_real_server_keeps_them() {
         let mut spec = FunctionSpec::default();
-        for (cpu, mem, kept) in [("2", "1G", ("0m", "953Mi")), ("1500m", "1M", ("1500m", "0Mi")), ("abc", "", ("0m", "0Mi")), ("-5m", "1024Ki", ("-5m", "1Mi"))] {
+        for (cpu, mem, kept) in [
+            ("2", "1G", ("0m", "953Mi")),
+            ("1500m", "1M", ("1500m", "0Mi")),
+            ("abc", "", ("0m", "0Mi")),
+            ("-5m", "1024Ki", ("-5m", "1Mi")),
+        ] {
             spec.conditions.cpu = cpu.into();
             spec.conditions.mem = mem.into();
             normalise(&mut spec).unwrap();

@@ -130,7 +130,7 @@ pub(super) fn mebibytes(text: &str) -> Option<i64> {
         _ => return None,
     } * number;
     let mebi = (bytes / (1024.0 * 1024.0)).ceil();
-    (mebi >= 1.0 && mebi < 1e12).then_some(mebi as i64)
+    (1.0..1e12).contains(&mebi).then_some(mebi as i64)
 }
 
 #[cfg(test)]

@@ -107,3 +107,10 @@ pub async fn freeze(connection: &Connection, project: &Project, report: &SyncRep
     let snapshot = cfs::snapshot(&connection.cfs, &label, report, earlier).await?;
     Ok(Frozen { snapshot_id: snapshot.snapshotid, label: snapshot.label, digest: report.tree_digest.clone() })
 }
+
+/// Whether a tree was ever brought in step with this colony from this folder.
+pub fn was_synchronized(connection: &Connection, project: &Project, tree: Tree) -> Result<bool, Error> {
+    let label = spec::label(&project.settings.projectname, tree);
+    let folder = project.tree_folder(tree);
+    Ok(cfs::was_synchronized(&connection.cfs, &connection.journal, &label, &folder)?)
+}

@@ -156,7 +156,12 @@ pub(super) fn by_id(work: &Work<'_>, context: &Context, payload: &Payload) -> Re
 }
 
 /// Changes what an executor says of itself.
-fn change_self(work: &Work<'_>, context: &Context, payload: &Payload, change: impl FnOnce(&mut Executor)) -> Result<Value, Refused> {
+fn change_self(
+    work: &Work<'_>,
+    context: &Context,
+    payload: &Payload,
+    change: impl FnOnce(&mut Executor),
+) -> Result<Value, Refused> {
     let (colony, name) = (payload.text("colonyname")?, payload.text("executorname")?);
     members::require_member(work.db, context, &colony)?;
     let mut executor = match find(work.db, &colony, &name)? {

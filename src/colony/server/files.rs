@@ -68,8 +68,11 @@ pub(super) fn list(work: &Work<'_>, context: &Context, payload: &Payload) -> Res
     members::require_member(work.db, context, &colony)?;
     let sql = "SELECT body FROM file WHERE sequence IN
                (SELECT max(sequence) FROM file WHERE colony = ?1 AND label = ?2 GROUP BY name)";
-    let bodies: Vec<String> =
-        work.db.prepare_cached(sql)?.query_map(params![colony, payload.text("label")?], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    let bodies: Vec<String> = work
+        .db
+        .prepare_cached(sql)?
+        .query_map(params![colony, payload.text("label")?], |r| r.get(0))?
+        .collect::<Result<_, _>>()?;
     let data = |body: &String| -> Result<FileData, Refused> {
         let file: File = serde_json::from_str(body)?;
         Ok(FileData { name: file.name, checksum: file.checksum, size: file.size, s3filename: file.reference.s3object.object })

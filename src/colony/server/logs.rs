@@ -57,7 +57,13 @@ fn insert(work: &Work<'_>, colony: &str, process: &str, executor: &str, payload:
 }
 
 fn read(row: &Row<'_>) -> rusqlite::Result<LogEntry> {
-    Ok(LogEntry { timestamp: row.get(0)?, colonyname: row.get(1)?, processid: row.get(2)?, executorname: row.get(3)?, message: row.get(4)? })
+    Ok(LogEntry {
+        timestamp: row.get(0)?,
+        colonyname: row.get(1)?,
+        processid: row.get(2)?,
+        executorname: row.get(3)?,
+        message: row.get(4)?,
+    })
 }
 
 fn entries(work: &Work<'_>, sql: &str, values: impl rusqlite::Params, reversed: bool) -> Result<Value, Refused> {

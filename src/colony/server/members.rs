@@ -150,7 +150,8 @@ pub(super) fn add_user(work: &Work<'_>, context: &Context, payload: &Payload) ->
     let user: User = payload.get("user")?;
     require_owner(work.db, context, &user.colonyname)?;
     let sql = "SELECT name FROM user WHERE colony = ?1 AND (name = ?2 OR user_id = ?3)";
-    let there: Option<String> = work.db.query_row(sql, params![user.colonyname, user.name, user.userid], |r| r.get(0)).optional()?;
+    let there: Option<String> =
+        work.db.query_row(sql, params![user.colonyname, user.name, user.userid], |r| r.get(0)).optional()?;
     if let Some(name) = there {
         return Err(Refused::bad(format!("A user with name <{name}> already exists in Colony with name <{}>", user.colonyname)));
     }
@@ -177,7 +178,8 @@ fn read_user(row: &Row<'_>) -> rusqlite::Result<User> {
 pub(super) fn users(work: &Work<'_>, context: &Context, payload: &Payload) -> Result<Value, Refused> {
     let colony = payload.text("colonyname")?;
     require_member(work.db, context, &colony)?;
-    let mut rows = work.db.prepare_cached("SELECT colony, name, user_id, email, phone FROM user WHERE colony = ?1 ORDER BY name")?;
+    let mut rows =
+        work.db.prepare_cached("SELECT colony, name, user_id, email, phone FROM user WHERE colony = ?1 ORDER BY name")?;
     let users: Vec<User> = rows.query_map([&colony], read_user)?.collect::<Result<_, _>>()?;
     Ok(if users.is_empty() { Value::Null } else { json!(users) })
 }

@@ -12,6 +12,8 @@ mod snapshots;
 
 use super::database::Database;
 use super::database::Work;
+use crate::colonies::envelope::Reply;
+use crate::colonies::envelope::Request;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
@@ -22,8 +24,6 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
 use axum::routing::post;
-use crate::colonies::envelope::Reply;
-use crate::colonies::envelope::Request;
 use payload::Payload;
 use refusal::Refused;
 use serde_json::Value;
@@ -121,8 +121,25 @@ pub(super) fn open(request: Request) -> Result<Call, Refused> {
 /// `getprocessmsg` as `get process`, for messages.
 fn phrase(kind: &str) -> String {
     let name = kind.trim_end_matches("msg");
-    let verbs = ["get", "add", "remove", "approve", "reject", "assign", "close", "cancel", "submit", "create", "set", "search", "update",
-        "report", "pause", "resume", "subscribe"];
+    let verbs = [
+        "get",
+        "add",
+        "remove",
+        "approve",
+        "reject",
+        "assign",
+        "close",
+        "cancel",
+        "submit",
+        "create",
+        "set",
+        "search",
+        "update",
+        "report",
+        "pause",
+        "resume",
+        "subscribe",
+    ];
     match verbs.iter().find_map(|verb| name.strip_prefix(verb).map(|rest| (verb, rest))) {
         Some((verb, rest)) if !rest.is_empty() => format!("{verb} {rest}"),
         _ => name.to_owned(),
@@ -130,14 +147,63 @@ fn phrase(kind: &str) -> String {
 }
 
 const KNOWN: &[&str] = &[
-    "addattribute", "addcolony", "addexecutor", "addexecutorlog", "addfile", "addfunction", "addlog", "adduser", "approveexecutor",
-    "assignprocess", "cancelprocess", "closefailed", "closesuccessful", "createsnapshot", "getattribute", "getcluster", "getcolonies",
-    "getcolony", "getcolonystats", "getexecutor", "getexecutorbyid", "getexecutors", "getfile", "getfilelabels", "getfiles",
-    "getfunctions", "getlogs", "getpausestatus", "getprocess", "getprocesses", "getprocesshist", "getserverinfo", "getsnapshot",
-    "getsnapshots", "getstatistics", "getuser", "getusers", "pauseassignments", "rejectexecutor", "removeallprocesses",
-    "removeallsnapshot", "removecolony", "removeexecutor", "removefile", "removefunction", "removeprocess", "removesnapshot",
-    "removeuser", "reportallocation", "resumeassignments", "searchlogs", "setoutput", "submitfuncspec", "subscribeprocess",
-    "subscribeprocesses", "updateexecutor", "version",
+    "addattribute",
+    "addcolony",
+    "addexecutor",
+    "addexecutorlog",
+    "addfile",
+    "addfunction",
+    "addlog",
+    "adduser",
+    "approveexecutor",
+    "assignprocess",
+    "cancelprocess",
+    "closefailed",
+    "closesuccessful",
+    "createsnapshot",
+    "getattribute",
+    "getcluster",
+    "getcolonies",
+    "getcolony",
+    "getcolonystats",
+    "getexecutor",
+    "getexecutorbyid",
+    "getexecutors",
+    "getfile",
+    "getfilelabels",
+    "getfiles",
+    "getfunctions",
+    "getlogs",
+    "getpausestatus",
+    "getprocess",
+    "getprocesses",
+    "getprocesshist",
+    "getserverinfo",
+    "getsnapshot",
+    "getsnapshots",
+    "getstatistics",
+    "getuser",
+    "getusers",
+    "pauseassignments",
+    "rejectexecutor",
+    "removeallprocesses",
+    "removeallsnapshot",
+    "removecolony",
+    "removeexecutor",
+    "removefile",
+    "removefunction",
+    "removeprocess",
+    "removesnapshot",
+    "removeuser",
+    "reportallocation",
+    "resumeassignments",
+    "searchlogs",
+    "setoutput",
+    "submitfuncspec",
+    "subscribeprocess",
+    "subscribeprocesses",
+    "updateexecutor",
+    "version",
 ];
 
 fn is_known(kind: &str) -> bool {

@@ -60,11 +60,6 @@ impl Payload {
         Ok(payload)
     }
 
-    /// What is asked for, in words.
-    pub(super) fn what(&self) -> &str {
-        &self.what
-    }
-
     /// A field; missing and null are the default.
     pub(super) fn get<T: DeserializeOwned + Default>(&self, field: &str) -> Result<T, Refused> {
         match self.fields.get(field) {

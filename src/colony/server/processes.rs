@@ -54,7 +54,8 @@ pub(super) fn find(db: &Connection, id: &str) -> Result<Option<Process>, Refused
 
 fn with_attributes(db: &Connection, body: &str) -> Result<Process, Refused> {
     let mut process: Process = serde_json::from_str(body)?;
-    let mut rows = db.prepare_cached("SELECT attribute_id, colony, type, key, value FROM attribute WHERE process_id = ?1 ORDER BY rowid")?;
+    let mut rows =
+        db.prepare_cached("SELECT attribute_id, colony, type, key, value FROM attribute WHERE process_id = ?1 ORDER BY rowid")?;
     let rows = rows.query_map([&process.processid], |r| {
         Ok(Attribute {
             attributeid: r.get(0)?,
@@ -157,8 +158,10 @@ fn attribute_id(process: &str, kind: i64, key: &str) -> String {
 }
 
 fn insert_attribute(db: &Connection, a: &Attribute) -> rusqlite::Result<usize> {
-    db.prepare_cached("INSERT OR IGNORE INTO attribute(attribute_id, process_id, colony, type, key, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-        .execute(params![a.attributeid, a.targetid, a.targetcolonyname, a.attributetype, a.key, a.value])
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO attribute(attribute_id, process_id, colony, type, key, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![a.attributeid, a.targetid, a.targetcolonyname, a.attributetype, a.key, a.value])
 }
 
 /// One look into the queue for an executor.
@@ -295,7 +298,10 @@ pub(super) async fn watch_the_clock(server: Server) {
 fn end_overdue(work: &Work<'_>) -> Result<(), Refused> {
     let now = now();
     for (sql, end) in [
-        ("SELECT body FROM process WHERE state = 1 AND exec_deadline > 0 AND exec_deadline <= ?1", scheduler::out_of_time as fn(&mut Process, i64)),
+        (
+            "SELECT body FROM process WHERE state = 1 AND exec_deadline > 0 AND exec_deadline <= ?1",
+            scheduler::out_of_time as fn(&mut Process, i64),
+        ),
         ("SELECT body FROM process WHERE state = 0 AND wait_deadline > 0 AND wait_deadline <= ?1", scheduler::waited_too_long),
     ] {
         let bodies: Vec<String> = work.db.prepare_cached(sql)?.query_map([now], |r| r.get(0))?.collect::<Result<_, _>>()?;

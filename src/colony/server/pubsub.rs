@@ -165,12 +165,17 @@ async fn subscribe(server: &Server, text: &[u8]) -> Result<Option<(Subscription,
         if !matches!(member, members::Member::Executor(_)) {
             return Err(Fault::Refused(Refused::forbidden("executor not found")));
         }
-        return Ok(Some((Subscription { kind: "subscribeprocessmsg", state, process: None, colony, executor_type, told: None }, seconds, None)));
+        return Ok(Some((
+            Subscription { kind: "subscribeprocessmsg", state, process: None, colony, executor_type, told: None },
+            seconds,
+            None,
+        )));
     }
     let id = call.payload.text("processid").map_err(refused)?;
     let asked = id.clone();
     let look = server.database.run(move |work| {
-        let process = processes::find(work.db, &asked)?.ok_or_else(|| Refused::forbidden("Failed to subscribe to process, process not found"))?;
+        let process = processes::find(work.db, &asked)?
+            .ok_or_else(|| Refused::forbidden("Failed to subscribe to process, process not found"))?;
         members::require_member(work.db, &context, &process.spec.conditions.colonyname)?;
         Ok(process)
     });

@@ -52,9 +52,6 @@ impl Engine for ProcessEngine {
     async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure> {
         let job = &task.job;
         let mut lines = Vec::new();
-        if !job.image.is_empty() {
-            lines.push(format!("the image {} is not used: this executor runs commands on the machine itself", job.image));
-        }
         if job.gpu_count > 0 {
             lines.push("GPUs are not set apart: the command sees those of this machine".into());
         }

@@ -1,0 +1,46 @@
+//! `pollinator funcspec`: the function specification that a run would submit, as JSON.
+
+use crate::cli::CliError;
+use crate::cli::Context;
+use crate::event::Tree;
+use crate::run;
+use crate::run::spec;
+use crate::run::spec::Parts;
+use crate::run::trees;
+use crate::run::trees::TreeOptions;
+
+/// Arguments of `pollinator funcspec`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Send nothing: the snapshot's id stands as a placeholder
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Executor instead of those in project.yaml
+    #[arg(long, value_name = "NAME")]
+    pub executor: Option<String>,
+}
+
+/// What stands for the id of a snapshot that was not made.
+const NO_SNAPSHOT: &str = "SNAPSHOT_ID";
+
+/// Runs the command. As today's tool does, it brings the trees over first, so that the specification can be submitted.
+pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let project = context.project()?;
+    let name = &project.settings.projectname;
+    let executors = args.executor.map_or_else(|| project.settings.executor_names.clone(), |name| vec![name]);
+    let (colony, snapshot_id, snapshot_label) = if args.dry_run {
+        (context.colony_name()?, NO_SNAPSHOT.to_owned(), spec::label(name, Tree::Src))
+    } else {
+        let connection = context.connect().await?;
+        let events = context.events();
+        let _lock = run::submission::lock(&connection, &project, &events).await?;
+        let report = trees::bring_over(&connection, &project, &TreeOptions::default(), &events).await?;
+        let frozen = trees::freeze(&connection, &project, &report).await?;
+        (connection.client().colony().to_owned(), frozen.snapshot_id, frozen.label)
+    };
+    let parts =
+        Parts { colony: &colony, executors: &executors, snapshot_id: &snapshot_id, snapshot_label: &snapshot_label, run_id: "" };
+    let mut made = spec::function_spec(&project.settings, &parts);
+    made.env.remove(spec::RUN_ID);
+    context.print_json(&made)
+}

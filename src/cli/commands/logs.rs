@@ -1,0 +1,42 @@
+//! `pollinator logs RUN [-f]`: a run's log, from its start; with `-f` until the process has ended.
+
+use crate::cli::CliError;
+use crate::cli::Context;
+use crate::run;
+use crate::run::follow::LogReader;
+use crate::run::history;
+
+/// Arguments of `pollinator logs`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A process id, the beginning of one, or `last`
+    #[arg(value_name = "RUN", default_value = "last")]
+    pub run: String,
+    /// Stay until the process has ended; the exit code then says how
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let connection = context.connect().await?;
+    let folder = context.project_if_any()?.map(|p| p.folder);
+    let found = history::resolve(&connection, &args.run, folder.as_deref())?;
+    let id = found.process_id()?.to_owned();
+    let events = context.events();
+    if !args.follow {
+        // A process that does not exist has an empty log on the server; it is told apart here.
+        connection.client().process(&id).await.map_err(run::Error::from)?;
+        LogReader::new(connection.client(), &id).take_all(&events).await.map_err(run::Error::from)?;
+        return Ok(());
+    }
+    let followed = context.interruptible(run::follow::follow(connection.client(), &id, &events)).await;
+    let process = match followed {
+        Ok(process) => process?,
+        Err(_) => return Err(super::run::stopped_following(&[id.as_str()])),
+    };
+    if let Some(run) = found.run() {
+        history::note(&connection, run.clone(), &process).await?;
+    }
+    super::run::fate_of_process(&process)
+}

@@ -1,0 +1,141 @@
+//! `pollinator run`: brings the project over, submits it, and with `--follow` stays until its results are home.
+
+use crate::cli::CliError;
+use crate::cli::Context;
+use crate::colonies::Process;
+use crate::colonies::ProcessState;
+use crate::event::Tree;
+use crate::journal::runs::Run;
+use crate::journal::runs::RunState;
+use crate::project::Project;
+use crate::run;
+use crate::run::Connection;
+use crate::run::trees::TreeOptions;
+use futures_util::future::join_all;
+
+/// Arguments of `pollinator run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Stay until the process has ended: print its log, bring the results home, exit with 3 if it failed or was cancelled
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Submit this many processes that run the same tree
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
+    /// Return as soon as the process is submitted (the default without --follow)
+    #[arg(long, conflicts_with = "follow")]
+    pub detach: bool,
+    /// Show what would be transferred and submitted, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Run on this executor instead of those in project.yaml
+    #[arg(long, value_name = "NAME")]
+    pub executor: Option<String>,
+    /// Carry out deletions even of more than half of a large tree
+    #[arg(long)]
+    pub allow_deletes: bool,
+    /// How many files are transferred at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let project = context.project()?;
+    let connection = context.connect().await?;
+    let trees = TreeOptions { jobs: usize::from(args.jobs), allow_deletes: args.allow_deletes, dry_run: args.dry_run };
+    if args.dry_run {
+        return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
+    }
+    super::sync::look_before_first_upload(context, &connection, &project).await?;
+    let options = run::Options { count: args.count, executor: args.executor, trees };
+    let events = context.events();
+    let submitted = context.interruptible(run::submit(&connection, &project, &options, &events)).await??;
+    if !args.follow {
+        return Ok(());
+    }
+    let runs = match follow_all(context, &connection, submitted).await? {
+        Followed::Ended(runs) => runs,
+        Followed::Interrupted(runs) => {
+            let ids: Vec<&str> = runs.iter().filter_map(|run| run.process_id.as_deref()).collect();
+            return Err(stopped_following(&ids));
+        }
+    };
+    bring_home(context, &connection, &project, &runs, &trees).await?;
+    fate(&runs)
+}
+
+/// How following ended.
+enum Followed {
+    /// All processes have ended.
+    Ended(Vec<Run>),
+    /// The user pressed Ctrl-C; the processes go on.
+    Interrupted(Vec<Run>),
+}
+
+async fn follow_all(context: &Context, connection: &Connection, runs: Vec<Run>) -> Result<Followed, CliError> {
+    let events = context.events();
+    let follow_one = |run: Run| async {
+        let id = run.process_id.clone().unwrap_or_default();
+        let process = run::follow::follow(connection.client(), &id, &events).await?;
+        run::history::note(connection, run, &process).await
+    };
+    match context.interruptible(join_all(runs.iter().cloned().map(follow_one))).await {
+        Ok(ended) => Ok(Followed::Ended(ended.into_iter().collect::<Result<_, _>>()?)),
+        Err(_) => Ok(Followed::Interrupted(runs)),
+    }
+}
+
+/// Says how to go on after Ctrl-C.
+pub fn stopped_following(ids: &[&str]) -> CliError {
+    let mut error = CliError::interrupted(if ids.len() == 1 {
+        "stopped following; the process goes on"
+    } else {
+        "stopped following; the processes go on"
+    });
+    for id in ids.iter().take(5) {
+        let short = &id[..id.len().min(12)];
+        error = error
+            .with_hint(format!("follow it again with `pollinator logs -f {short}`"))
+            .with_hint(format!("cancel it with `pollinator cancel {short}`"));
+    }
+    error
+}
+
+async fn bring_home(
+    context: &Context,
+    connection: &Connection,
+    project: &Project,
+    runs: &[Run],
+    trees: &TreeOptions,
+) -> Result<(), CliError> {
+    let references: Vec<&Run> = runs.iter().collect();
+    let events = context.events();
+    let report = context.interruptible(run::results::fetch(connection, project, &references, trees, &events)).await??;
+    super::sync::complain(Tree::Result, &report)
+}
+
+/// The exit code says how the processes ended; their reasons were told when they ended.
+fn fate(runs: &[Run]) -> Result<(), CliError> {
+    let bad: Vec<&Run> = runs.iter().filter(|run| run.state != RunState::Success).collect();
+    let Some(first) = bad.first() else { return Ok(()) };
+    let id = first.process_id.as_deref().unwrap_or(&first.run_id);
+    let what = ended_badly(id, first.state == RunState::Cancelled);
+    let message = match runs.len() {
+        1 => what,
+        all => format!("{} of {all} processes did not succeed; {what}", bad.len()),
+    };
+    Err(CliError::process_failed(message))
+}
+
+/// The same for one process that we may have no books about.
+pub fn fate_of_process(process: &Process) -> Result<(), CliError> {
+    if process.state == ProcessState::Success {
+        return Ok(());
+    }
+    Err(CliError::process_failed(ended_badly(&process.processid, process.state == ProcessState::Cancelled)))
+}
+
+fn ended_badly(id: &str, cancelled: bool) -> String {
+    format!("process {id} {}", if cancelled { "was cancelled" } else { "failed" })
+}

@@ -1,0 +1,169 @@
+//! `pollinator sync`: brings the trees in step, or shows what it would do; also the look at what makes a first upload big.
+
+use crate::cfs::Plan;
+use crate::cfs::SyncReport;
+use crate::cfs::plan::Entry;
+use crate::cli::CliError;
+use crate::cli::Context;
+use crate::cli::render::sizes;
+use crate::event::Tree;
+use crate::index;
+use crate::project::Project;
+use crate::run;
+use crate::run::Connection;
+use crate::run::trees;
+use crate::run::trees::TreeOptions;
+
+/// Number of files from which a first upload is looked at before it begins.
+const MANY_FILES: u64 = 10_000;
+/// Bytes from which a first upload is looked at before it begins: 5 GiB.
+const MANY_BYTES: u64 = 5 << 30;
+
+/// Arguments of `pollinator sync`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only these trees
+    #[arg(value_name = "TREE", value_parser = super::tree_argument)]
+    pub trees: Vec<Tree>,
+    /// Show what would be done, and do nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Carry out deletions even of more than half of a large tree
+    #[arg(long)]
+    pub allow_deletes: bool,
+    /// How many files are transferred at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let project = context.project()?;
+    let connection = context.connect().await?;
+    let options = TreeOptions { jobs: usize::from(args.jobs), allow_deletes: args.allow_deletes, dry_run: args.dry_run };
+    let chosen = chosen(&args.trees);
+    if args.dry_run {
+        return show_plans(context, &connection, &project, &chosen, &options).await;
+    }
+    look_before_first_upload(context, &connection, &project).await?;
+    let events = context.events();
+    let _lock = run::submission::lock(&connection, &project, &events).await?;
+    let mut first_complaint = Ok(());
+    for tree in chosen {
+        let report = context.interruptible(trees::sync(&connection, &project, tree, &options, &events)).await??;
+        if let (Ok(()), Err(complaint)) = (&first_complaint, complain(tree, &report)) {
+            first_complaint = Err(complaint);
+        }
+    }
+    first_complaint
+}
+
+/// All trees where none was named.
+pub fn chosen(named: &[Tree]) -> Vec<Tree> {
+    if named.is_empty() { Tree::ALL.to_vec() } else { named.to_vec() }
+}
+
+/// Shows what a synchronization would do: one line a file, with its size.
+pub async fn show_plans(
+    context: &Context,
+    connection: &Connection,
+    project: &Project,
+    chosen: &[Tree],
+    options: &TreeOptions,
+) -> Result<(), CliError> {
+    let options = TreeOptions { dry_run: true, ..*options };
+    let mut plans = Vec::new();
+    for tree in chosen {
+        let report = trees::sync(connection, project, *tree, &options, &crate::event::Events::none()).await?;
+        plans.push((*tree, report));
+    }
+    if context.json() {
+        let rows: Vec<_> =
+            plans.iter().map(|(tree, r)| serde_json::json!({ "tree": tree, "plan": r.plan, "problems": r.problems })).collect();
+        return context.print_json(&rows);
+    }
+    let mut any = false;
+    for (tree, report) in &plans {
+        for (sign, path, size, note) in lines(&report.plan) {
+            any = true;
+            context.print(&format!("{sign} {tree}/{path}  {}{note}", sizes::human(size)));
+        }
+        for (path, why) in &report.problems {
+            any = true;
+            context.print(&format!("! {tree}/{path}  {why}"));
+        }
+    }
+    if !any {
+        context.print("nothing to do: the trees are in step");
+    }
+    Ok(())
+}
+
+/// What a plan would do: a sign, the path, its size, and a word more.
+fn lines(plan: &Plan) -> Vec<(char, String, u64, &'static str)> {
+    let groups = [
+        ('>', &plan.uploads, ""),
+        ('<', &plan.downloads, ""),
+        ('-', &plan.remove_remote, "  removed from the colony"),
+        ('x', &plan.remove_local, "  removed here"),
+        ('k', &plan.keep_aside, "  yours is kept as .local-<time>"),
+        ('?', &plan.foreign, "  somebody else's, left alone"),
+        ('!', &plan.clashes, "  a file on one side, a folder on the other"),
+    ];
+    let line = |(sign, entries, note): (char, &Vec<Entry>, &'static str)| {
+        entries
+            .iter()
+            .filter(|e| !e.path.is_folder_marker())
+            .map(move |e| (sign, e.path.to_string(), e.size, note))
+            .collect::<Vec<_>>()
+    };
+    let mut lines: Vec<_> = groups.into_iter().flat_map(line).collect();
+    lines.sort_by(|a, b| a.1.cmp(&b.1));
+    lines
+}
+
+/// Before the first upload of a very large tree: what makes it big, and how to leave it out. On a terminal it asks.
+pub async fn look_before_first_upload(context: &Context, connection: &Connection, project: &Project) -> Result<(), CliError> {
+    for tree in [Tree::Src, Tree::Data] {
+        if trees::was_synchronized(connection, project, tree)? {
+            continue;
+        }
+        let (root, folder) = (project.tree_folder(tree), project.folder.clone());
+        let look = tokio::task::spawn_blocking(move || {
+            let mut rules = index::ignore::Rules::new(&root, Some(&folder))?;
+            index::survey::survey(&root, &mut rules)
+        });
+        let survey = look.await.map_err(|e| CliError::failed(e.to_string()))??;
+        if survey.files > MANY_FILES || survey.bytes > MANY_BYTES {
+            tell_survey(context, tree, &survey);
+            if !context.confirm("Bring it over as it is?")? {
+                return Err(CliError::usage("nothing was brought over").with_hint("name what is to be left out in .cfsignore"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tell_survey(context: &Context, tree: Tree, survey: &index::survey::Survey) {
+    context.warn(&format!(
+        "{tree} holds {} ({}) that were never brought over",
+        sizes::files(survey.files),
+        sizes::human(survey.bytes)
+    ));
+    let told = |share: &index::survey::Share| {
+        let size = format!("{}, {}", sizes::files(share.files), sizes::human(share.bytes));
+        context.note(&format!("  {} holds {size}; to leave it out: {} in cfs/{tree}/.cfsignore", share.what, share.rule));
+    };
+    survey.suspects.iter().take(8).for_each(told);
+    let known: Vec<&str> = survey.suspects.iter().map(|share| share.rule.as_str()).collect();
+    survey.largest.iter().filter(|share| !known.contains(&share.rule.as_str())).for_each(told);
+}
+
+/// Tells what a synchronization left undone.
+pub fn complain(tree: Tree, report: &SyncReport) -> Result<(), CliError> {
+    match report.problems.len() as u64 {
+        0 => Ok(()),
+        // Each was told when it came up.
+        n => Err(CliError::failed(format!("{} of {tree} could not be brought over; everything else was", sizes::files(n)))),
+    }
+}
