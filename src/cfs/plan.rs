@@ -31,7 +31,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    fn sends(self) -> bool {
+    /// Whether files may go to the colony.
+    pub(super) fn sends(self) -> bool {
         !matches!(self, Policy::FetchOnly { .. })
     }
 }
@@ -177,6 +178,8 @@ fn differs(here: &Side, there: &Side, was: Option<&BaseFile>, policy: Policy) ->
         Policy::FetchOnly { keep_local } if only_here_changed && keep_local => Verdict::Leave,
         Policy::FetchOnly { keep_local: true } if !only_there_changed => Verdict::Leave,
         Policy::FetchOnly { .. } => Verdict::Download,
+        // Fetched at the start, replaced by somebody since: the newer one stays.
+        Policy::SendOnly { .. } if only_there_changed => Verdict::Leave,
         Policy::SendOnly { keep_local } if only_here_changed || keep_local => Verdict::Upload,
         Policy::SendOnly { .. } => Verdict::Leave,
     }
@@ -188,9 +191,8 @@ fn only_here(here: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
     let untouched = was.is_some_and(|w| w.sha256 == here.sha256);
     match policy {
         Policy::Mirror => Verdict::Upload,
-        Policy::LocalWins => Verdict::Upload,
-        Policy::RemoteWins if untouched && was.is_some_and(|w| w.fetched) => Verdict::RemoveLocal,
-        Policy::RemoteWins => Verdict::Upload,
+        Policy::LocalWins | Policy::RemoteWins if untouched && was.is_some_and(|w| w.fetched) => Verdict::RemoveLocal,
+        Policy::LocalWins | Policy::RemoteWins => Verdict::Upload,
         Policy::FetchOnly { .. } if untouched => Verdict::RemoveLocal,
         Policy::FetchOnly { .. } => Verdict::Leave,
         // Fetched at the start and removed by somebody since: not brought back.
