@@ -1,5 +1,7 @@
 //! `project.yaml` as people write it: what is read, what is refused and where, what is warned of.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use pollinator::project;
 use pollinator::project::Project;
 use std::path::Path;
