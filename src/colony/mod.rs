@@ -7,7 +7,7 @@ mod database;
 pub mod objects;
 mod scheduler;
 mod serve;
-mod server;
+pub mod server;
 mod settings;
 
 pub use background::READY;

@@ -31,8 +31,6 @@ use std::time::Duration;
 const MAX_COUNT: i64 = 100;
 /// How often deadlines are looked at, as on the real server.
 const TICK: Duration = Duration::from_secs(1);
-/// How many ticks lie between two looks for silent executors.
-const TICKS_OF_SILENCE: u64 = 60;
 
 /// 64 random hex digits.
 pub(super) fn new_id() -> Result<String, Refused> {
@@ -54,23 +52,36 @@ pub(super) fn find(db: &Connection, id: &str) -> Result<Option<Process>, Refused
 
 fn with_attributes(db: &Connection, body: &str) -> Result<Process, Refused> {
     let mut process: Process = serde_json::from_str(body)?;
-    let mut rows =
-        db.prepare_cached("SELECT attribute_id, colony, type, key, value FROM attribute WHERE process_id = ?1 ORDER BY rowid")?;
+    let mut rows = db.prepare_cached(
+        "SELECT attribute_id, colony, type, key, value, state FROM attribute WHERE process_id = ?1 ORDER BY rowid",
+    )?;
     let rows = rows.query_map([&process.processid], |r| {
         Ok(Attribute {
             attributeid: r.get(0)?,
             targetid: process.processid.clone(),
             targetcolonyname: r.get(1)?,
-            state: process.state.number(),
             attributetype: r.get(2)?,
             key: r.get(3)?,
             value: r.get(4)?,
+            state: r.get(5)?,
             ..Attribute::default()
         })
     })?;
-    let attributes = rows.collect::<Result<_, _>>()?;
+    let attributes: Vec<Attribute> = rows.collect::<Result<_, _>>()?;
+    // The environment is made of attributes of this type, whoever set them.
+    for attribute in attributes.iter().filter(|a| a.attributetype == ATTRIBUTE_ENV) {
+        process.spec.env.insert(attribute.key.clone(), attribute.value.clone());
+    }
     process.attributes = attributes;
     Ok(process)
+}
+
+/// When the clock takes a process away. A limit of 0 seconds shows no deadline, and is over at once.
+fn exec_deadline(process: &Process) -> i64 {
+    match process.spec.maxexectime {
+        0 => nanos(process.starttime),
+        _ => nanos(process.execdeadline),
+    }
 }
 
 /// Writes a process as it is now.
@@ -96,20 +107,27 @@ fn store(db: &Connection, process: &Process) -> Result<(), Refused> {
         nanos(process.starttime),
         nanos(process.endtime),
         nanos(process.waitdeadline),
-        nanos(process.execdeadline),
+        exec_deadline(process),
         serde_json::to_string(&bare)?
     ])?;
     Ok(())
 }
 
-/// Writes a process that entered a new state, and has it told.
-fn enter(work: &Work<'_>, process: &Process) -> Result<(), Refused> {
-    store(work.db, process)?;
-    let mut told = process.clone();
-    for attribute in &mut told.attributes {
+/// Writes a process that entered a new state, and has it told. Its attributes take over the state.
+fn enter(work: &Work<'_>, process: &mut Process) -> Result<(), Refused> {
+    for attribute in &mut process.attributes {
         attribute.state = process.state.number();
     }
-    work.changed(&told);
+    work.db
+        .prepare_cached("UPDATE attribute SET state = ?2 WHERE process_id = ?1")?
+        .execute(params![process.processid, process.state.number()])?;
+    tell(work, process)
+}
+
+/// Writes a process and has it told.
+fn tell(work: &Work<'_>, process: &Process) -> Result<(), Refused> {
+    store(work.db, process)?;
+    work.changed(process);
     if process.state == ProcessState::Waiting {
         work.wake_executors();
     }
@@ -120,6 +138,11 @@ pub(super) fn submit(work: &Work<'_>, context: &Context, payload: &Payload) -> R
     let mut spec: FunctionSpec = payload.get("spec")?;
     let member = members::require_member(work.db, context, &spec.conditions.colonyname)?;
     scheduler::normalise(&mut spec).map_err(|e| Refused::bad(e.message()))?;
+    // As on the real server: the name is not kept, and the process is for nobody.
+    let nobody = spec.conditions.executornames.as_deref() == Some(&["*".to_owned()]);
+    if nobody {
+        spec.conditions.executornames = Some(Vec::new());
+    }
     let (id, now) = (new_id()?, now());
     let limit = scheduler::wait_deadline(now, spec.maxwaittime);
     let attributes: Vec<Attribute> = spec
@@ -135,7 +158,7 @@ pub(super) fn submit(work: &Work<'_>, context: &Context, payload: &Payload) -> R
             ..Attribute::default()
         })
         .collect();
-    let process = Process {
+    let mut process = Process {
         processid: id,
         initiatorid: context.signer.clone(),
         initiatorname: member.name().to_owned(),
@@ -146,9 +169,12 @@ pub(super) fn submit(work: &Work<'_>, context: &Context, payload: &Payload) -> R
         spec,
         ..Process::default()
     };
-    enter(work, &process)?;
+    enter(work, &mut process)?;
     for attribute in &process.attributes {
         insert_attribute(work.db, attribute)?;
+    }
+    if nobody {
+        work.db.execute("UPDATE process SET nobody = 1 WHERE process_id = ?1", [&process.processid])?;
     }
     Ok(json!(process))
 }
@@ -159,7 +185,7 @@ fn attribute_id(process: &str, kind: i64, key: &str) -> String {
 
 fn insert_attribute(db: &Connection, a: &Attribute) -> rusqlite::Result<usize> {
     db.prepare_cached(
-        "INSERT OR IGNORE INTO attribute(attribute_id, process_id, colony, type, key, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR IGNORE INTO attribute(attribute_id, process_id, colony, type, key, value, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
     )?
     .execute(params![a.attributeid, a.targetid, a.targetcolonyname, a.attributetype, a.key, a.value])
 }
@@ -188,7 +214,7 @@ pub(super) async fn assign(server: &Server, call: Call) -> Result<Value, Refused
     let unusable = |e: scheduler::Unusable| Refused::bad(e.message());
     let cpu = if cpu.is_empty() { None } else { Some(scheduler::millicores(&cpu).map_err(unusable)?) };
     let mem = if mem.is_empty() { None } else { Some(scheduler::bytes(&mem).map_err(unusable)?) };
-    let context = Context { signer: call.signer, owner: server.owner.clone() };
+    let context = server.context(call.signer);
     let end = tokio::time::Instant::now() + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     let mut queue = server.database.queue();
     let present = Arc::new(AtomicBool::new(true));
@@ -239,7 +265,8 @@ fn look(
         return Ok(Look::Paused);
     }
     let offer = Offer { name: executor.executorname, kind: executor.executortype, location: executor.locationname, cpu, mem };
-    let sql = "SELECT body FROM process WHERE colony = ?1 AND state = 0 AND type = ?2 ORDER BY priority_time, rowid";
+    let sql =
+        "SELECT body FROM process WHERE colony = ?1 AND state = 0 AND type = ?2 AND nobody = 0 ORDER BY priority_time, rowid";
     let mut rows = work.db.prepare_cached(sql)?;
     let mut rows = rows.query(params![colony, offer.kind])?;
     while let Some(row) = rows.next()? {
@@ -251,11 +278,12 @@ fn look(
         let mut process = with_attributes(work.db, &body)?;
         let now = now();
         scheduler::assign(&mut process, &context.signer, now);
-        // The reply still has the old deadline, as on the real server; it is stored from now on.
+        // The reply still has the old deadline and attributes, as on the real server.
         let reply = process.clone();
         let deadline = scheduler::exec_deadline(now, process.spec.maxexectime);
-        process.execdeadline = if deadline == 0 { Time::never() } else { Time::from_nanos(deadline) };
-        enter(work, &process)?;
+        process.execdeadline =
+            if deadline == 0 || process.spec.maxexectime == 0 { Time::never() } else { Time::from_nanos(deadline) };
+        enter(work, &mut process)?;
         return Ok(Look::Got(Box::new(reply)));
     }
     Ok(Look::Nothing)
@@ -271,7 +299,9 @@ pub(super) fn requeue_of(work: &Work<'_>, executor_id: &str) -> Result<(), Refus
     for body in bodies {
         let mut process = with_attributes(work.db, &body)?;
         scheduler::take_back(&mut process);
-        enter(work, &process)?;
+        process.starttime = Time::never();
+        // The attributes keep the state they had, as on the real server.
+        tell(work, &process)?;
     }
     Ok(())
 }
@@ -280,14 +310,20 @@ pub(super) fn requeue_of(work: &Work<'_>, executor_id: &str) -> Result<(), Refus
 pub(super) async fn watch_the_clock(server: Server) {
     let mut clock = tokio::time::interval(TICK);
     clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for tick in 1u64.. {
+    let mut last_look = tokio::time::Instant::now();
+    loop {
         tokio::select! {
             _ = clock.tick() => {}
             () = server.shutdown.cancelled() => return,
         }
+        let look = last_look.elapsed() >= server.settings.silence_check;
+        if look {
+            last_look = tokio::time::Instant::now();
+        }
+        let silence = server.settings.silence;
         let outcome = server.database.run(move |work| {
             end_overdue(work)?;
-            if tick % TICKS_OF_SILENCE == 0 { executors::unregister_silent(work) } else { Ok(()) }
+            if look { executors::unregister_silent(work, silence) } else { Ok(()) }
         });
         if let Err(refused) = outcome.await {
             tracing::error!(message = refused.message, "deadlines could not be looked at");
@@ -308,7 +344,7 @@ fn end_overdue(work: &Work<'_>) -> Result<(), Refused> {
         for body in bodies {
             let mut process = with_attributes(work.db, &body)?;
             end(&mut process, now);
-            enter(work, &process)?;
+            enter(work, &mut process)?;
         }
     }
     Ok(())
@@ -344,7 +380,7 @@ pub(super) fn list(work: &Work<'_>, context: &Context, payload: &Payload) -> Res
         return Err(Refused::bad(format!("Count is larger than MaxCount limit <{MAX_COUNT}>")));
     }
     if count < 0 {
-        return Err(Refused::bad("pq: LIMIT must not be negative"));
+        return Err(Refused::bad("Failed to get processes, count must not be negative"));
     }
     let state = ProcessState::from_number(payload.number("state")?);
     let state = state.ok_or_else(|| Refused::bad("Failed to get processes, invalid msg.State"))?;
@@ -386,8 +422,7 @@ pub(super) fn history(work: &Work<'_>, context: &Context, payload: &Payload) -> 
     let since = now().saturating_sub(payload.number("seconds")?.saturating_mul(1_000_000_000));
     let sql = format!(
         "SELECT body FROM process WHERE colony = ?1 AND state = ?2 AND {time} >= ?3 AND (?4 = '' OR executor_id = ?4)
-         ORDER BY {}, rowid",
-        order(state)
+         ORDER BY submitted, rowid"
     );
     read_list(work.db, &sql, params![colony, state.number(), since, payload.text("executorid")?])
 }
@@ -410,7 +445,7 @@ pub(super) fn cancel(work: &Work<'_>, context: &Context, payload: &Payload) -> R
     }
     process.state = ProcessState::Cancelled;
     process.endtime = Time::from_nanos(now());
-    enter(work, &process)?;
+    enter(work, &mut process)?;
     Ok(json!({}))
 }
 
@@ -461,7 +496,8 @@ pub(super) fn close_successful(work: &Work<'_>, context: &Context, payload: &Pay
     }
     process.state = ProcessState::Success;
     process.endtime = Time::from_nanos(now());
-    enter(work, &process)?;
+    enter(work, &mut process)?;
+    executors::count_success(work, &process)?;
     Ok(json!({}))
 }
 
@@ -479,7 +515,7 @@ pub(super) fn close_failed(work: &Work<'_>, context: &Context, payload: &Payload
     process.errors = payload.get("errors")?;
     process.state = ProcessState::Failed;
     process.endtime = Time::from_nanos(now());
-    enter(work, &process)?;
+    enter(work, &mut process)?;
     Ok(json!({}))
 }
 
@@ -516,7 +552,7 @@ pub(super) fn add_attribute(work: &Work<'_>, context: &Context, payload: &Payloa
     attribute.attributeid = attribute_id(&process.processid, attribute.attributetype, &attribute.key);
     attribute.targetcolonyname = process.spec.conditions.colonyname;
     if insert_attribute(work.db, &attribute)? == 0 {
-        return Err(Refused::bad("pq: duplicate key value violates unique constraint \"prod_attributes_pkey\""));
+        return Err(Refused::bad("Failed to add attribute, there is one with this key already, and it cannot be changed"));
     }
     Ok(json!(attribute))
 }
