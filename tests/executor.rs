@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+mod lab;
+
 use pollinator::cfs;
 use pollinator::cfs::Cfs;
 use pollinator::cfs::Policy;
@@ -246,7 +248,7 @@ async fn a_project_runs_and_its_results_come_back() {
     let id = rig.submit("sh", &[&format!("{src}/main.sh"), src]).await;
     let (process, log) = rig.ended(&id).await;
     assert_eq!((process.state, &process.errors), (ProcessState::Success, &vec![]), "{log}");
-    assert_eq!(log, format!("input\nmore\n"));
+    assert_eq!(log, "input\nmore\n");
     assert!(process.attribute("NODES").is_some());
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("out.txt")), "out\n");
@@ -314,7 +316,7 @@ async fn killed_twice_during_a_job_nothing_is_lost_or_done_twice() {
     let (process, log) = rig.ended(&id).await;
     assert_eq!((process.state, process.retries), (ProcessState::Success, 0), "{:?}", process.errors);
     let want: String = (1..=60).map(|i| format!("line {i}\n")).collect();
-    assert_eq!(log, format!("{want}"));
+    assert_eq!(log, want);
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("count")), "x\n");
     running.stop().await;
@@ -335,7 +337,7 @@ async fn the_colony_is_killed_during_a_job_and_the_job_goes_on() {
     let (process, log) = rig.ended(&id).await;
     assert_eq!((process.state, process.retries), (ProcessState::Success, 0), "{:?}", process.errors);
     let want: String = (1..=40).map(|i| format!("line {i}\n")).collect();
-    assert_eq!(log, format!("{want}"));
+    assert_eq!(log, want);
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("count")), "x\n");
 }
@@ -374,7 +376,7 @@ async fn deletions_by_the_job_and_by_the_user_are_kept_apart() {
     let id = rig.submit("ls result; rm result/a; echo d > result/d", &[]).await;
     let (process, log) = rig.ended(&id).await;
     assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
-    assert_eq!(log, format!("a\nc\n"));
+    assert_eq!(log, "a\nc\n");
     rig.sync(Tree::Result).await;
     let mut left: Vec<_> = std::fs::read_dir(rig.tree("result")).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
@@ -444,4 +446,60 @@ async fn binary_output_arrives_as_text() {
     assert_eq!(process.state, ProcessState::Success);
     assert_eq!(log, format!("a\u{FFFD}b\u{FFFD}é end\n"));
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_log_of_100_mb_arrives_whole() {
+    let rig = Rig::new().await;
+    rig.write("src", "x", "x");
+    let running = rig.start();
+    let id = rig.submit("head -c 100000000 /dev/zero | tr '\\0' x; echo; echo last", &[]).await;
+    let end = Instant::now() + Duration::from_secs(240);
+    let process = loop {
+        let process = rig.user.process(&id).await.unwrap();
+        if process.state.is_final() {
+            break process;
+        }
+        assert!(Instant::now() < end, "never ended");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    let (mut length, mut since, mut last) = (0, 0, String::new());
+    loop {
+        let page = rig.user.logs(&id, since, 100).await.unwrap();
+        let Some(entry) = page.last() else { break };
+        since = entry.timestamp;
+        last = entry.message.clone();
+        assert!(page.iter().all(|e| e.message.len() <= 65536));
+        length += page.iter().map(|e| e.message.len()).sum::<usize>();
+    }
+    assert_eq!(length, 100_000_000 + "\nlast\n".len());
+    assert!(last.ends_with("\nlast\n"), "the last line comes last");
+    running.stop().await;
+}
+
+/// SIGKILL to the program that serves the colony and its executor, as often as there are rounds.
+#[test]
+fn kill_9_at_any_moment_loses_and_doubles_nothing() {
+    let lab = lab::Lab::new();
+    let python = "import os, time\nresult = os.environ['PROJECT_DIR'] + '/result/'\nopen(result + 'count', 'a').write('x')\n\
+                  for i in range(80):\n    print('line', i)\n    time.sleep(0.1)\n";
+    let project = lab.project("killed", python);
+    lab.run_in(&project, ["run", "--detach"]).expect_code(0);
+    for round in 1..=3 {
+        let seen = format!("line {}\n", round * 15);
+        lab::until(&seen, || lab.run_in(&project, ["logs", "last"]).stdout.contains(&seen));
+        let serving = std::fs::read(lab.state().join("colony/running.json")).unwrap();
+        let pid = serde_json::from_slice::<Value>(&serving).unwrap()["pid"].as_i64().unwrap();
+        // SAFETY: kill takes two numbers; the process is the colony of this test.
+        assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+        // A program that is asked while the old one still dies takes it for alive.
+        let dead = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+        lab::until("the end of the colony", dead);
+    }
+    let followed = lab.run_in(&project, ["logs", "last", "-f"]).expect_code(0);
+    let want: String = (0..80).map(|i| format!("line {i}\n")).collect();
+    assert_eq!(followed.stdout, want);
+    lab.run_in(&project, ["results", "last"]).expect_code(0);
+    assert_eq!(read(project.join("cfs/result/count")), "x");
 }
