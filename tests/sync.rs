@@ -254,6 +254,28 @@ async fn a_missing_emptied_or_half_deleted_tree_is_an_error_and_no_deletion() {
 }
 
 #[tokio::test]
+async fn files_that_are_missing_on_another_file_system_are_not_deleted_in_the_colony() {
+    let colony = Colony::start().await;
+    let here = colony.side("here");
+    here.write(Tree::Data, "a", "a");
+    here.write(Tree::Data, "b", "b");
+    here.sync(Tree::Data).await;
+    // As if the folder had been on a disk that is not mounted now.
+    let journal = rusqlite::Connection::open(here.home.join("state/journal.db")).unwrap();
+    assert_eq!(journal.execute("UPDATE base_tree SET device = device + 1", []).unwrap(), 1);
+    here.remove(Tree::Data, "a");
+    let error = here.try_sync(Tree::Data).await.unwrap_err();
+    assert!(matches!(error, Error::OtherFileSystem { missing: 1, .. }), "{error}");
+    assert_eq!(here.remote_names(Tree::Data).await, ["a", "b"]);
+    // With nothing missing it is a move to another disk, and that is that.
+    here.write(Tree::Data, "a", "a");
+    here.sync(Tree::Data).await;
+    here.remove(Tree::Data, "a");
+    here.sync(Tree::Data).await;
+    assert_eq!(here.remote_names(Tree::Data).await, ["b"]);
+}
+
+#[tokio::test]
 async fn results_that_vanished_in_the_colony_stay_here() {
     let colony = Colony::start().await;
     let (here, executor) = (colony.side("here"), colony.side("executor"));

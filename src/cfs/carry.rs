@@ -19,34 +19,16 @@ use crate::index::RelPath;
 use crate::index::Stat;
 use crate::journal::base::BaseFile;
 use futures_util::StreamExt;
+use std::collections::BTreeSet;
 use std::path::Path;
 
 impl Work<'_> {
     /// Does what was planned: first what makes room here, then both directions, removals in the colony last.
     pub(super) async fn carry_out(&mut self) -> Result<(), Error> {
-        self.keep_aside().await;
         self.remove_here().await;
         self.transfer(Direction::Download).await?;
         self.transfer(Direction::Upload).await?;
         self.remove_there().await
-    }
-
-    /// Renames what would be lost.
-    async fn keep_aside(&mut self) {
-        for entry in self.report.plan.keep_aside.clone() {
-            let full = entry.path.under(&self.root);
-            let kept = blocking(move || place::keep_aside(&full).map_err(|e| Failed::File(e.to_string()))).await;
-            match kept {
-                Ok(name) => {
-                    self.local.files.remove(&entry.path);
-                    self.kept(&entry.path, entry.path.beside(&name));
-                }
-                Err(failed) => {
-                    self.problem(&entry.path, format!("cannot be kept aside, so it stays as it is: {}", failed.text()));
-                    self.report.plan.downloads.retain(|d| d.path != entry.path);
-                }
-            }
-        }
     }
 
     fn kept(&self, path: &RelPath, kept_as: String) {
@@ -146,12 +128,10 @@ impl Work<'_> {
     async fn fetch_all(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
         let (cfs, options, root) = (self.cfs, self.options, self.root.clone());
         let progress = self.progress(Direction::Download);
+        let aside: BTreeSet<RelPath> = self.report.plan.keep_aside.iter().map(|entry| entry.path.clone()).collect();
         let files: Vec<(RemoteFile, Expected)> = entries
             .iter()
-            .filter_map(|entry| {
-                let expected = self.local.files.get(&entry.path).map_or(Expected::Nothing, |f| Expected::Seen(f.stat));
-                self.remote.files.get(&entry.path).map(|file| (file.clone(), expected))
-            })
+            .filter_map(|entry| self.remote.files.get(&entry.path).map(|file| (file.clone(), self.expected(&entry.path, &aside))))
             .collect();
         let mut running = futures_util::stream::iter(files)
             .map(|(file, expected)| {
@@ -181,6 +161,15 @@ impl Work<'_> {
             self.remember_some()?;
         }
         Ok(())
+    }
+
+    /// What a file that comes may replace. What is to be kept aside is kept as if it had not been expected, when the new file is
+    /// whole: until then it stands under its name.
+    fn expected(&self, path: &RelPath, aside: &BTreeSet<RelPath>) -> Expected {
+        match self.local.files.get(path) {
+            Some(file) if !aside.contains(path) => Expected::Seen(file.stat),
+            _ => Expected::Nothing,
+        }
     }
 
     fn done(&self, direction: Direction, path: &RelPath, size: u64) {

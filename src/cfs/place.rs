@@ -18,7 +18,7 @@ use std::path::PathBuf;
 /// What is known of the place where a file is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expected {
-    /// Nothing was there.
+    /// Nothing that may be replaced: whatever is there is kept aside.
     Nothing,
     /// This was there, and may be replaced as long as it is still this.
     Seen(Stat),
@@ -169,7 +169,7 @@ fn is_still(path: &Path, seen: &Stat) -> io::Result<bool> {
 }
 
 /// Renames a file to `name.local-<time>`; gives that name.
-pub(super) fn keep_aside(target: &Path) -> io::Result<String> {
+fn keep_aside(target: &Path) -> io::Result<String> {
     move_aside(target, target)
 }
 

@@ -68,7 +68,7 @@ pub struct Plan {
     pub remove_remote: Vec<Entry>,
     /// Removed here.
     pub remove_local: Vec<Entry>,
-    /// Renamed here before the colony's file comes down (those are in `downloads`, too).
+    /// Renamed here when the colony's file has come down (those are in `downloads`, too).
     pub keep_aside: Vec<Entry>,
     /// Files of others in a mirrored tree: left alone, and not part of it.
     pub foreign: Vec<Entry>,
@@ -220,7 +220,7 @@ fn part_clashes(plan: &mut Plan, local: &Files) {
     if plan.downloads.is_empty() {
         return;
     }
-    let leaving: BTreeSet<&RelPath> = plan.remove_local.iter().chain(&plan.keep_aside).map(|e| &e.path).collect();
+    let leaving: BTreeSet<&RelPath> = plan.remove_local.iter().map(|e| &e.path).collect();
     let stays = |path: &RelPath| local.contains_key(path) && !path.is_folder_marker() && !leaving.contains(path);
     let folders: BTreeSet<RelPath> = local.keys().filter(|p| stays(p)).flat_map(RelPath::ancestors).collect();
     let clashes = |entry: &Entry| {

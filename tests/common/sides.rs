@@ -86,7 +86,7 @@ pub struct Side {
     pub index: Index,
     pub journal: Journal,
     pub home: PathBuf,
-    project: String,
+    pub project: String,
 }
 
 impl Side {
