@@ -493,6 +493,9 @@ fn kill_9_at_any_moment_loses_and_doubles_nothing() {
         let pid = serde_json::from_slice::<Value>(&serving).unwrap()["pid"].as_i64().unwrap();
         // SAFETY: kill takes two numbers; the process is the colony of this test.
         assert_eq!(unsafe { libc::kill(pid as i32, libc::SIGKILL) }, 0);
+        // A program that is asked while the old one still dies takes it for alive.
+        let dead = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+        lab::until("the end of the colony", dead);
     }
     let followed = lab.run_in(&project, ["logs", "last", "-f"]).expect_code(0);
     let want: String = (0..80).map(|i| format!("line {i}\n")).collect();
