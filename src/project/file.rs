@@ -320,8 +320,14 @@ fn shown(node: &Node) -> String {
 fn advice(key: &str, known: &[&'static str]) -> Option<String> {
     const NEAR: f64 = 0.75;
     let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
+    // One slip of the finger is near, however short the word: `mme` for `mem`.
+    let rate = |a: &str, b: &str| match strsim::osa_distance(a, b) {
+        0 => 1.0,
+        1 => 0.95,
+        _ => strsim::jaro_winkler(a, b),
+    };
     let nearest = |keys: &mut dyn Iterator<Item = (&'static str, &'static str)>| {
-        let rated = keys.map(|(place, other)| (strsim::jaro_winkler(&plain(key), &plain(other)), place, other));
+        let rated = keys.map(|(place, other)| (rate(&plain(key), &plain(other)), place, other));
         rated.filter(|(near, ..)| *near > NEAR).max_by(|a, b| a.0.total_cmp(&b.0))
     };
     if let Some((_, _, near)) = nearest(&mut known.iter().map(|k| (ROOT, *k))) {
