@@ -57,7 +57,7 @@ fn the_readmes_first_command_runs_and_brings_the_result_home() {
 fn several_processes_bring_a_result_each() {
     let lab = Lab::new();
     let project = example(&lab, "monte-carlo");
-    let ended = lab.run_in(&project, ["run", "-f", "--count", "3"]).expect_code(0);
+    let ended = lab.run_in(&project, ["run", "-f", "--processes", "3"]).expect_code(0);
     assert_eq!(ended.stdout.matches("pi is about").count(), 3, "{}", ended.stdout);
     assert_eq!(fs::read_dir(project.join("cfs/result/estimates")).unwrap().count(), 3);
 }

@@ -61,7 +61,7 @@ async fn rows_carry_no_keys_and_name_the_server_as_other_clients_do() {
     let row = here.cfs.client.latest_file("/pollinator/p/src/sub", "main.py").await.unwrap().unwrap();
     let object = &row.reference.s3object;
     assert_eq!((row.checksumalg.as_str(), row.reference.protocol.as_str()), ("SHA256", "s3"));
-    assert_eq!((object.server.as_str(), object.port), (colony.store.endpoint.as_str(), -1));
+    assert_eq!(format!("{}:{}", object.server, object.port), colony.store.endpoint);
     assert!(object.accesskey.is_empty() && object.secretkey.is_empty());
     let random = object.object.strip_prefix("pollinator/p/").unwrap();
     assert!(random.len() == 64 && random.bytes().all(|b| b.is_ascii_hexdigit()), "{random}");

@@ -182,6 +182,11 @@ async fn register(cfs: &Cfs, root: &str, path: &RelPath, sent: Option<(String, S
 pub(super) fn row(cfs: &Cfs, root: &str, path: &RelPath, object: &str, size: u64, sha256: &str) -> Row {
     let (label, name) = labels::place_of(root, path);
     let access = cfs.store.access();
+    // The Python client connects to server and port as they stand here; the Go client takes no notice of either.
+    let (server, port) = match access.endpoint.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+        Some((host, Ok(port))) => (host.to_owned(), port),
+        _ => (access.endpoint.clone(), if access.tls { 443 } else { 80 }),
+    };
     Row {
         colonyname: cfs.client.colony().to_owned(),
         label,
@@ -192,9 +197,8 @@ pub(super) fn row(cfs: &Cfs, root: &str, path: &RelPath, object: &str, size: u64
         reference: FileRef {
             protocol: "s3".into(),
             s3object: S3Object {
-                // By the convention of other clients the port stands with the host.
-                server: access.endpoint.clone(),
-                port: -1,
+                server,
+                port,
                 tls: access.tls,
                 region: access.region.clone(),
                 object: object.to_owned(),

@@ -153,6 +153,13 @@ impl Context {
             let server = format!("{}:{}", running.colony.host, running.colony.port);
             self.events.emit(Event::ColonyStarted { server });
         }
+        let (state, events) = (settings.state_dir.clone(), self.events.clone());
+        tokio::spawn(async move {
+            match colony::keep_running(&state).await {
+                Ok(()) => events.warn("the local colony was stopped; `pollinator colony start` starts it again"),
+                Err(error) => events.warn(format!("the local colony has ended: {error}")),
+            }
+        });
         Ok((running.colony, running.store))
     }
 

@@ -14,6 +14,7 @@ pub use background::READY;
 pub use background::Running;
 pub use background::ensure_running;
 pub use background::environment;
+pub use background::keep_running;
 pub use background::reset;
 pub use background::status;
 pub use background::stop;

@@ -21,6 +21,7 @@ use rusqlite::params;
 use std::fs::File;
 use std::fs::TryLockError;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +41,7 @@ pub struct Options {
 pub async fn serve(options: Options, shutdown: CancellationToken, ready: impl FnOnce(&ColonyAccess)) -> Result<(), Error> {
     let folder = Folder(options.folder);
     crate::sqlite::private_folder(&folder.0).map_err(|source| Error::Folder { path: folder.0.clone(), source })?;
-    let _lock = take_lock(&folder)?;
+    let _lock = take_lock_soon(&folder).await?;
     let mut settings = Settings::load_or_make(&folder)?;
     let server_listener = listen(&mut settings.server_port).await?;
     let store_listener = listen(&mut settings.store_port).await?;
@@ -87,6 +88,17 @@ fn ended_early(what: &str, ended: Result<Result<(), String>, tokio::task::JoinEr
         Err(error) => error.to_string(),
     };
     Error::EndedEarly { what: what.to_owned(), reason }
+}
+
+/// The lock, also where somebody looks at it just now: looking takes it for a moment.
+async fn take_lock_soon(folder: &Folder) -> Result<File, Error> {
+    for _ in 0..20 {
+        match take_lock(folder) {
+            Err(Error::Running { .. }) => tokio::time::sleep(Duration::from_millis(25)).await,
+            other => return other,
+        }
+    }
+    take_lock(folder)
 }
 
 /// The lock of whoever serves; the system gives it back when the process ends, however it does.
