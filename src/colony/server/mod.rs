@@ -1,5 +1,7 @@
 //! The Colonies server of the local colony: the protocol over HTTP, one file for each group of calls.
 
+mod assign;
+mod clock;
 mod executors;
 mod files;
 mod logs;
@@ -126,7 +128,7 @@ impl Server {
         let shutdown = self.shutdown.clone();
         // A server serves one listener.
         let _ = self.address.set(listener.local_addr()?);
-        tokio::spawn(processes::watch_the_clock(self.clone()));
+        tokio::spawn(clock::watch(self.clone()));
         let app = Router::new()
             .route("/api", post(api))
             .route("/api/", post(async || (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, "/api")])))
@@ -310,7 +312,7 @@ async fn dispatch(server: &Server, call: Call) -> Result<Value, Refused> {
     let handler: Handler = match call.kind.trim_end_matches("msg") {
         "version" => return Ok(json!({ "buildversion": env!("CARGO_PKG_VERSION"), "buildtime": "", "msgtype": "versionmsg" })),
         "getserverinfo" => return Ok(server_info(server)),
-        "assignprocess" => return processes::assign(server, call).await,
+        "assignprocess" => return assign::assign(server, call).await,
         "addcolony" => members::add_colony,
         "removecolony" => members::remove_colony,
         "getcolonies" => members::colonies,
