@@ -1,6 +1,6 @@
 //! One file from the colony: under a temporary name, its checksum verified, synced, then renamed. What is visible is whole.
 //!
-//! Names come from others: they are [`RelPath`]s here, and no folder on the way may be a symbolic link.
+//! Names come from others: they are [`crate::index::RelPath`]s here, and no folder on the way may be a symbolic link.
 
 use super::Cfs;
 use super::Error;

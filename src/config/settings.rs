@@ -78,7 +78,7 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Those of this process. Bytes that are not text become [`NOT_TEXT`]; [`load`] refuses them in variables of ours.
+    /// Those of this process. Bytes that are not text become a mark of their own; [`load`] refuses them in variables of ours.
     pub fn of_process(profile: Option<String>) -> Sources {
         let environment =
             std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.to_string_lossy().into_owned()))).collect();
