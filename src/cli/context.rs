@@ -144,7 +144,7 @@ impl Context {
             (Some(access), Some(store)) => (access.clone(), store.clone()),
             _ => self.local_colony(settings).await?,
         };
-        Ok(Connection::open(&access, &store, settings.dashboard.clone(), &settings.state_dir)?)
+        Ok(Connection::open(&access, &store, settings.dashboard.clone(), settings.timeout, &settings.state_dir)?)
     }
 
     async fn local_colony(&self, settings: &Settings) -> Result<(config::ColonyAccess, config::StoreAccess), CliError> {

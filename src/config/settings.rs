@@ -12,6 +12,7 @@ use super::values::Values;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 const fn plain(variables: &'static [&'static str], key: &'static str) -> Setting {
     Setting { variables, key, secret: false }
@@ -36,9 +37,10 @@ const ACCESS_KEY: Setting = plain(&["AWS_S3_ACCESSKEY"], "store.access-key");
 const SECRET_KEY: Setting = secret(&["AWS_S3_SECRETKEY"], "store.secret-key");
 const DASHBOARD: Setting = plain(&["COLONYOS_DASHBOARD_URL"], "dashboard");
 const VERBOSE: Setting = plain(&["COLONIES_VERBOSE"], "verbose");
+const TIMEOUT: Setting = plain(&["POLLINATOR_TIMEOUT"], "timeout");
 
 /// Every setting, in the order in which `pollinator config` shows them.
-const ALL: [Setting; 15] = [
+const ALL: [Setting; 16] = [
     HOST,
     PORT,
     TLS,
@@ -54,6 +56,7 @@ const ALL: [Setting; 15] = [
     SECRET_KEY,
     DASHBOARD,
     VERBOSE,
+    TIMEOUT,
 ];
 
 /// Without these there is no colony; any of them makes it a configuration.
@@ -124,6 +127,8 @@ pub struct Settings {
     pub dashboard: Option<String>,
     /// Say more.
     pub verbose: bool,
+    /// How long a server may keep silent on one request; none: as long as each client thinks right.
+    pub timeout: Option<Duration>,
     /// Our state folder.
     pub state_dir: PathBuf,
     /// Where the config file is, or would be.
@@ -174,6 +179,7 @@ pub fn load(sources: &Sources) -> Result<Settings, Error> {
         store,
         dashboard: values.find(&DASHBOARD)?.map(|found| found.text),
         verbose: values.switch(&VERBOSE, false)?,
+        timeout: timeout(&values)?,
         // The local colony's process and a command given elsewhere must mean the same folder.
         state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
         config_file,
@@ -237,6 +243,14 @@ fn colony(values: &Values) -> Result<ColonyAccess, Error> {
         colony: text(values, &COLONY)?,
         key: hidden(values, &KEY)?,
     })
+}
+
+fn timeout(values: &Values) -> Result<Option<Duration>, Error> {
+    let Some(Found { text, origin }) = values.find(&TIMEOUT)? else { return Ok(None) };
+    match text.parse::<u64>() {
+        Ok(seconds @ 1..=86_400) => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(Error::Invalid { what: origin.to_string(), wanted: "a number of seconds from 1 to 86400".into(), found: text }),
+    }
 }
 
 /// A host name alone: a scheme, a path or a port in it is a mistake that would only show as "cannot reach".
@@ -390,6 +404,8 @@ mod tests {
             ("COLONIES_TLS", "maybe"),
             ("COLONIES_SERVER_PORT", "70000"),
             ("AWS_S3_ENDPOINT", "ftp://x"),
+            ("POLLINATOR_TIMEOUT", "soon"),
+            ("POLLINATOR_TIMEOUT", "-1"),
             ("COLONIES_SERVER_HOST", "https://x"),
         ] {
             let error = with(&[(name, value)]).unwrap_err().to_string();

@@ -2,16 +2,19 @@
 
 use super::Error;
 use crate::cfs::Cfs;
+use crate::colonies;
 use crate::colonies::Client;
 use crate::config::ColonyAccess;
 use crate::config::StoreAccess;
 use crate::index::Index;
 use crate::journal::Journal;
+use crate::store;
 use crate::store::Store;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// A colony within reach. Cheap to clone.
 #[derive(Clone)]
@@ -29,15 +32,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Prepares the clients and opens the books; nothing is sent yet.
+    /// Prepares the clients and opens the books; nothing is sent yet. `timeout` is how long a server may keep silent.
     pub fn open(
         colony: &ColonyAccess,
-        store: &StoreAccess,
+        bucket: &StoreAccess,
         dashboard: Option<String>,
+        timeout: Option<Duration>,
         state_folder: &Path,
     ) -> Result<Connection, Error> {
-        let client = Client::new(colony)?;
-        let store = Store::new(store).map_err(crate::cfs::Error::from)?;
+        let (mut patience, mut stall) = (colonies::client::Patience::default(), store::Patience::default());
+        if let Some(timeout) = timeout {
+            (patience.request, stall.stall) = (timeout, timeout);
+        }
+        let client = Client::with_patience(colony, patience)?;
+        let store = Store::with_patience(bucket, stall).map_err(crate::cfs::Error::from)?;
         Ok(Connection {
             cfs: Cfs { client, store },
             index: Index::open(state_folder).map_err(crate::cfs::Error::from)?,
