@@ -246,7 +246,7 @@ fn colony(values: &Values) -> Result<ColonyAccess, Error> {
 }
 
 fn timeout(values: &Values) -> Result<Option<Duration>, Error> {
-    let Some(Found { text, origin }) = values.find(&TIMEOUT)? else { return Ok(None) };
+    let Some(Found { text, origin, .. }) = values.find(&TIMEOUT)? else { return Ok(None) };
     match text.parse::<u64>() {
         Ok(seconds @ 1..=86_400) => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(Error::Invalid { what: origin.to_string(), wanted: "a number of seconds from 1 to 86400".into(), found: text }),
