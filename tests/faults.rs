@@ -161,7 +161,7 @@ fn a_server_that_vanishes_at_any_step_leads_to_no_second_process_and_the_next_ru
                     if step >= all {
                         return;
                     }
-                    vanish_at(&lab, &colony, step, if step % 2 == 0 { Lost::Request } else { Lost::Answer });
+                    vanish_at(&lab, &colony, step, if step.is_multiple_of(2) { Lost::Request } else { Lost::Answer });
                 }
             });
         }
