@@ -20,6 +20,7 @@ use futures_util::StreamExt;
 use sha2::Digest;
 use sha2::Sha256;
 use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -43,22 +44,24 @@ pub(super) async fn download(
     if file.path.is_folder_marker() {
         return Ok(DEFAULT_MODE);
     }
-    let temporary = temporary_beside(&target)?;
-    let outcome = fetch_to(cfs, file, &temporary, progress).await;
-    let outcome = match outcome {
-        Ok(mode) => {
-            let (from, to) = (temporary.clone(), target.clone());
-            blocking(move || put_in_place(&from, &to, mode)).await.map(|()| mode)
+    let temporary = Temporary(temporary_beside(&target)?);
+    let mode = fetch_to(cfs, file, &temporary.0, progress).await?;
+    blocking(move || put_in_place(&temporary.0, &target, mode)).await?;
+    Ok(mode)
+}
+
+/// An unfinished file. It is removed on drop, so that neither an error nor giving up (the disk is full, Ctrl-C) leaves it.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        match std::fs::remove_file(&self.0) {
+            // It was put in place.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(%error, path = %self.0.display(), "an unfinished download is left behind"),
+            Ok(()) => {}
         }
-        Err(failed) => Err(failed),
-    };
-    if outcome.is_err()
-        && let Err(error) = tokio::fs::remove_file(&temporary).await
-        && error.kind() != ErrorKind::NotFound
-    {
-        tracing::warn!(%error, path = %temporary.display(), "an unfinished download is left behind");
     }
-    outcome
 }
 
 /// Does file work where blocking is allowed.
@@ -121,13 +124,14 @@ fn temporary_beside(target: &Path) -> Result<PathBuf, Failed> {
 
 /// Brings the bytes to a temporary file and verifies them; gives the permission bits that came along.
 async fn fetch_to(cfs: &Cfs, file: &RemoteFile, temporary: &Path, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u32, Failed> {
-    let mut options = tokio::fs::OpenOptions::new();
-    let opened = options.write(true).create_new(true).mode(0o600).open(temporary).await.map_err(|e| local(temporary, &e))?;
+    // Opened right here: in a thread of its own it could come into being after we have given up and cleaned away.
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create_new(true).mode(0o600).open(temporary).map_err(|e| local(temporary, &e))?;
     if file.size == 0 {
         // Nothing is stored for an empty file.
         return Ok(DEFAULT_MODE);
     }
-    let mut writer = Hashing { inner: opened, hasher: Sha256::new(), size: 0 };
+    let mut writer = Hashing { inner: tokio::fs::File::from_std(opened), hasher: Sha256::new(), size: 0 };
     let info = match cfs.store.get(&file.object, &mut writer, progress).await {
         Ok(info) => info,
         Err(store::Error::NoSpace { .. }) => return Err(Failed::All(Error::NoSpace { path: temporary.to_owned() })),
