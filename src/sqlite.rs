@@ -140,7 +140,7 @@ fn on_shared_file_system(path: &Path) -> bool {
         return false;
     }
     // SAFETY: statfs filled it in, and all zeroes are valid for it besides.
-    let kind = unsafe { stat.assume_init() }.f_type as i64;
+    let kind = unsafe { stat.assume_init() }.f_type;
     SHARED.contains(&kind)
 }
 

@@ -1,5 +1,7 @@
 //! Keys, ids and signatures against those of two other libraries (`tests/wire/crypto.json`, `crypto-refused.json`).
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 use pollinator::colonies::Identity;
 use pollinator::colonies::identity::recover;
 use pollinator::config::Secret;

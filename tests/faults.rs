@@ -1,5 +1,7 @@
 //! Servers that are not there, are not what they should be, or vanish on the way; keys and names that are wrong.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 mod chaos;
 mod lab;
 

@@ -1,5 +1,7 @@
 //! Jobs that fail, shout, are cancelled or left alone; a program and a colony that are killed at any moment.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 mod chaos;
 mod lab;
 

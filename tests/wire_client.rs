@@ -2,6 +2,8 @@
 //!
 //! A server in the test gives back the recorded bytes with their recorded status, and keeps what it was asked.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::StatusCode;

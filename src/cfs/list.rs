@@ -4,6 +4,7 @@ use super::Cfs;
 use super::Error;
 use super::labels;
 use crate::colonies::File;
+use crate::index;
 use crate::index::RelPath;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
@@ -39,7 +40,9 @@ impl RemoteTree {
         match labels::path_of(root, label, &row.name) {
             Ok(path) => match u64::try_from(row.size) {
                 Ok(size) => {
-                    let file = RemoteFile { path: path.clone(), size, sha256: row.sha256.to_lowercase(), object: row.object };
+                    // Whatever was registered for an empty file: there is only one.
+                    let sha256 = if size == 0 { index::empty_sha256().to_owned() } else { row.sha256.to_lowercase() };
+                    let file = RemoteFile { path: path.clone(), size, sha256, object: row.object };
                     self.files.insert(path, file);
                 }
                 Err(_) => self.problems.push((path.to_string(), format!("is registered with the size {}", row.size))),

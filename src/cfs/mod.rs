@@ -2,18 +2,21 @@
 //!
 //! [`plan`] compares three trees and is pure; [`sync()`] carries a plan out; [`snapshot()`] freezes a tree for a run.
 
+mod carry;
 mod download;
 mod error;
+mod fetch;
 pub mod labels;
 mod list;
+mod place;
 pub mod plan;
 mod snapshot;
 mod sync;
 mod upload;
 
-pub use download::FetchReport;
-pub use download::fetch;
 pub use error::Error;
+pub use fetch::FetchReport;
+pub use fetch::fetch;
 pub use list::RemoteFile;
 pub use list::RemoteTree;
 pub use plan::Plan;

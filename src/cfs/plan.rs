@@ -31,7 +31,8 @@ pub enum Policy {
 }
 
 impl Policy {
-    fn sends(self) -> bool {
+    /// Whether files may go to the colony.
+    pub(super) fn sends(self) -> bool {
         !matches!(self, Policy::FetchOnly { .. })
     }
 }
@@ -67,7 +68,7 @@ pub struct Plan {
     pub remove_remote: Vec<Entry>,
     /// Removed here.
     pub remove_local: Vec<Entry>,
-    /// Renamed here before the colony's file comes down (those are in `downloads`, too).
+    /// Renamed here when the colony's file has come down (those are in `downloads`, too).
     pub keep_aside: Vec<Entry>,
     /// Files of others in a mirrored tree: left alone, and not part of it.
     pub foreign: Vec<Entry>,
@@ -177,6 +178,8 @@ fn differs(here: &Side, there: &Side, was: Option<&BaseFile>, policy: Policy) ->
         Policy::FetchOnly { keep_local } if only_here_changed && keep_local => Verdict::Leave,
         Policy::FetchOnly { keep_local: true } if !only_there_changed => Verdict::Leave,
         Policy::FetchOnly { .. } => Verdict::Download,
+        // Fetched at the start, replaced by somebody since: the newer one stays.
+        Policy::SendOnly { .. } if only_there_changed => Verdict::Leave,
         Policy::SendOnly { keep_local } if only_here_changed || keep_local => Verdict::Upload,
         Policy::SendOnly { .. } => Verdict::Leave,
     }
@@ -188,9 +191,8 @@ fn only_here(here: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
     let untouched = was.is_some_and(|w| w.sha256 == here.sha256);
     match policy {
         Policy::Mirror => Verdict::Upload,
-        Policy::LocalWins => Verdict::Upload,
-        Policy::RemoteWins if untouched && was.is_some_and(|w| w.fetched) => Verdict::RemoveLocal,
-        Policy::RemoteWins => Verdict::Upload,
+        Policy::LocalWins | Policy::RemoteWins if untouched && was.is_some_and(|w| w.fetched) => Verdict::RemoveLocal,
+        Policy::LocalWins | Policy::RemoteWins => Verdict::Upload,
         Policy::FetchOnly { .. } if untouched => Verdict::RemoveLocal,
         Policy::FetchOnly { .. } => Verdict::Leave,
         // Fetched at the start and removed by somebody since: not brought back.
@@ -218,7 +220,7 @@ fn part_clashes(plan: &mut Plan, local: &Files) {
     if plan.downloads.is_empty() {
         return;
     }
-    let leaving: BTreeSet<&RelPath> = plan.remove_local.iter().chain(&plan.keep_aside).map(|e| &e.path).collect();
+    let leaving: BTreeSet<&RelPath> = plan.remove_local.iter().map(|e| &e.path).collect();
     let stays = |path: &RelPath| local.contains_key(path) && !path.is_folder_marker() && !leaving.contains(path);
     let folders: BTreeSet<RelPath> = local.keys().filter(|p| stays(p)).flat_map(RelPath::ancestors).collect();
     let clashes = |entry: &Entry| {

@@ -38,7 +38,7 @@ pub async fn snapshot(cfs: &Cfs, label: &str, report: &SyncReport, earlier: Opti
     }
     if report.plan.foreign.is_empty() && report.held.is_empty() {
         let snapshot = cfs.client.create_snapshot(label, &name(report)?).await?;
-        if count(&snapshot) == expected {
+        if count(&snapshot) == expected && is_unchanged(cfs, label, report).await? {
             return Ok(snapshot);
         }
         tracing::debug!(label, expected, found = count(&snapshot), "the snapshot is not the tree; a label of its own is made");
@@ -51,6 +51,13 @@ pub async fn snapshot(cfs: &Cfs, label: &str, report: &SyncReport, earlier: Opti
         found if found == expected => Ok(snapshot),
         found => Err(Error::WrongSnapshot { label: own, expected, found }),
     }
+}
+
+/// Whether the label still holds the very rows that `report` tells of. Then it held them when the snapshot was made, too: each
+/// revision has an object of its own, so nothing can have come and gone unseen.
+async fn is_unchanged(cfs: &Cfs, label: &str, report: &SyncReport) -> Result<bool, Error> {
+    let now = cfs.list(label).await?;
+    Ok(now.problems.is_empty() && now.files == report.files)
 }
 
 fn count(snapshot: &Snapshot) -> usize {
@@ -114,28 +121,42 @@ fn fatal(failed: Failed) -> Error {
     }
 }
 
-/// Files below `root` that a snapshot of a process that has not ended still lists.
-pub(super) async fn needed_files(cfs: &Cfs, root: &str) -> Result<BTreeSet<RelPath>, Error> {
+/// Files that snapshots of processes which have not ended still list.
+#[derive(Debug, Default)]
+pub(super) struct Needed {
+    files: BTreeSet<RelPath>,
+    /// There are more processes than the server lists: any file may be needed.
+    unknown: bool,
+}
+
+impl Needed {
+    /// Whether a file may be needed.
+    pub(super) fn holds(&self, path: &RelPath) -> bool {
+        self.unknown || self.files.contains(path)
+    }
+}
+
+/// Files below `root` that a snapshot of a process that has not ended still lists. By path, not by id: removing a file removes
+/// all its revisions.
+pub(super) async fn needed_files(cfs: &Cfs, root: &str) -> Result<Needed, Error> {
     let mut snapshots = BTreeSet::new();
+    let mut needed = Needed::default();
     for state in [ProcessState::Waiting, ProcessState::Running] {
-        for process in cfs.client.processes(state, LISTED, &ProcessFilter::None).await? {
+        let processes = cfs.client.processes(state, LISTED, &ProcessFilter::None).await?;
+        needed.unknown |= processes.len() >= LISTED as usize;
+        for process in processes {
             let mounts = process.spec.fs.snapshots.unwrap_or_default();
             let ours = mounts.into_iter().filter(|m| labels::is_below(root, &m.label) || labels::is_below(&m.label, root));
             snapshots.extend(ours.map(|m| m.snapshotid).filter(|id| !id.is_empty()));
         }
     }
-    let mut needed = BTreeSet::new();
     for id in snapshots {
-        let tree = match cfs.snapshot_tree(&id, root).await {
-            Ok(tree) => tree,
+        match cfs.snapshot_tree(&id, root).await {
+            Ok(tree) => needed.files.extend(tree.files.into_keys()),
             Err(error) if error.is_unreachable() => return Err(error),
             // A snapshot that is gone needs nothing.
-            Err(error) => {
-                tracing::debug!(%error, id, "the snapshot of a process cannot be read");
-                continue;
-            }
-        };
-        needed.extend(tree.files.into_keys());
+            Err(error) => tracing::debug!(%error, id, "the snapshot of a process cannot be read"),
+        }
     }
     Ok(needed)
 }

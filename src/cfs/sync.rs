@@ -2,7 +2,7 @@
 
 use super::Cfs;
 use super::Error;
-use super::download::download;
+use super::MODE;
 use super::list::RemoteFile;
 use super::list::RemoteTree;
 use super::plan;
@@ -11,12 +11,10 @@ use super::plan::Plan;
 use super::plan::Policy;
 use super::plan::Side;
 use super::snapshot;
-use super::upload::Failed;
-use super::upload::upload;
-use crate::event::Direction;
 use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
+use crate::index;
 use crate::index::FOLDER_MARKER;
 use crate::index::Index;
 use crate::index::LocalFile;
@@ -28,15 +26,24 @@ use crate::journal::base::Base;
 use crate::journal::base::BaseChange;
 use crate::journal::base::BaseFile;
 use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use sha2::Digest;
 use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
 
 /// Trees of fewer files may lose any number of them without being asked.
 const LARGE_TREE: usize = 100;
+/// Where deletions happen, in words.
+const HERE: &str = "here";
+const THERE: &str = "in the colony";
+/// So many files are confirmed before they are written down together, or so long.
+const BATCH: usize = 256;
+const BATCH_TIME: Duration = Duration::from_secs(1);
 
 /// What is brought in step, and how.
 #[derive(Clone, Debug)]
@@ -64,9 +71,9 @@ pub struct SyncOptions {
 pub struct SyncReport {
     /// What was planned.
     pub plan: Plan,
-    /// Files sent, and their bytes.
+    /// Files sent, and their bytes. Folders' markers count as files.
     pub uploaded: (u64, u64),
-    /// Files fetched, and their bytes.
+    /// Files fetched, and their bytes. Folders' markers count as files.
     pub downloaded: (u64, u64),
     /// Files that were not brought in step, and why.
     pub problems: Vec<(String, String)>,
@@ -74,15 +81,20 @@ pub struct SyncReport {
     pub skipped: Vec<(String, String)>,
     /// Removals put off: a process that has not ended still needs the file, or the deletion looks like an accident.
     pub held: Vec<RelPath>,
-    /// Digest of the local tree: paths, contents, executable bits.
+    /// Digest of the local tree as it now is in the colony: paths, contents, executable bits.
     pub tree_digest: String,
     /// The files of the colony that make up this tree, as they are now.
     pub files: BTreeMap<RelPath, RemoteFile>,
-    /// When rows were last removed from the label, ns since 1970.
+    /// When rows were last removed from the label, as far as we know, ns since 1970.
     pub last_removal: i64,
 }
 
 /// Brings one tree in step. Problems of single files are listed; an error ends it early, with what was done remembered.
+///
+/// # Errors
+/// Nobody answers, no space, the tree cannot be looked at; and deletions that look like an unmounted disk or an accident
+/// ([`Error::TreeMissing`], [`Error::TreeEmptied`], [`Error::OtherFileSystem`], [`Error::ManyDeletions`]) unless they are
+/// allowed. With `dry_run` the latter are warnings.
 pub async fn sync(
     cfs: &Cfs,
     index: &Index,
@@ -93,9 +105,10 @@ pub async fn sync(
     let mut work = Work::look(cfs, index, journal, options, events).await?;
     work.guard()?;
     if options.dry_run {
-        return Ok(work.report);
+        return Ok(work.finish());
     }
     work.tell_problems();
+    work.check_modes().await?;
     if let Policy::Mirror | Policy::LocalWins = options.policy {
         work.hold_what_processes_need().await?;
     }
@@ -116,18 +129,20 @@ fn place(cfs: &Cfs, label: &str) -> String {
     format!("{}|{}|{}|{label}", cfs.client.server(), cfs.client.colony(), cfs.client.id())
 }
 
-struct Work<'a> {
-    cfs: &'a Cfs,
+/// One synchronization under way.
+pub(super) struct Work<'a> {
+    pub(super) cfs: &'a Cfs,
     journal: &'a Journal,
-    options: &'a SyncOptions,
-    events: &'a Events,
+    pub(super) options: &'a SyncOptions,
+    pub(super) events: &'a Events,
     place: String,
-    root: PathBuf,
-    local: LocalTree,
-    remote: RemoteTree,
+    pub(super) root: PathBuf,
+    pub(super) local: LocalTree,
+    pub(super) remote: RemoteTree,
     base: Base,
-    change: BaseChange,
-    report: SyncReport,
+    pub(super) change: BaseChange,
+    last_write: Instant,
+    pub(super) report: SyncReport,
 }
 
 impl<'a> Work<'a> {
@@ -140,33 +155,37 @@ impl<'a> Work<'a> {
         events: &'a Events,
     ) -> Result<Work<'a>, Error> {
         let (local, remote) = tokio::join!(look_here(options, index), cfs.list(&options.label));
-        let (local, remote) = (local?, remote?);
+        let (local, rules) = local?;
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
+        let remote = leave_out(options, rules, &local, remote?, &root).await?;
         let place = place(cfs, &options.label);
         let base = journal.base(&place, &root)?.unwrap_or_default();
-        let here = local
-            .files
-            .iter()
-            .map(|(p, f)| (p.clone(), Side { size: f.size, sha256: f.sha256.clone(), mode: Some(f.mode) }))
-            .collect();
-        let there =
-            remote.files.iter().map(|(p, f)| (p.clone(), Side { size: f.size, sha256: f.sha256.clone(), mode: None })).collect();
+        let here = local.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, Some(f.mode)))).collect();
+        let there = remote.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, None))).collect();
         let report = SyncReport {
             plan: plan::plan(&here, &there, &base.files, options.policy),
             problems: local.problems.iter().chain(&remote.problems).cloned().collect(),
             skipped: local.skipped.clone(),
-            tree_digest: digest(&local.files),
             last_removal: base.last_removal,
             ..SyncReport::default()
         };
-        let change = BaseChange { device: local.device, ..BaseChange::default() };
-        let mut work = Work { cfs, journal, options, events, place, root, local, remote, base, change, report };
+        let (change, last_write) = (BaseChange { device: local.device, ..BaseChange::default() }, Instant::now());
+        let mut work = Work { cfs, journal, options, events, place, root, local, remote, base, change, last_write, report };
+        work.note_others_removals();
         work.spare_unreadable();
-        for clash in std::mem::take(&mut work.report.plan.clashes) {
-            work.report.problems.push((clash.path.to_string(), "is a file on one side and a folder on the other".into()));
-            work.report.plan.clashes.push(clash);
-        }
+        let clashes = work.report.plan.clashes.iter().map(|clash| clash.path.to_string());
+        let why = "is a file on one side and a folder on the other";
+        work.report.problems.extend(clashes.map(|path| (path, why.to_owned())));
         Ok(work)
+    }
+
+    /// Rows that were there and are not: somebody else removed them, and broke the snapshots that list them.
+    fn note_others_removals(&mut self) {
+        let gone = |path: &String| RelPath::parse(path).is_ok_and(|path| !self.remote.files.contains_key(&path));
+        if self.base.files.keys().any(gone) {
+            self.change.removal = Some(now());
+            self.report.last_removal = now();
+        }
     }
 
     /// What could not be looked at here was not deleted here.
@@ -181,21 +200,35 @@ impl<'a> Work<'a> {
         };
         self.report.plan.remove_remote.retain(|entry| !hidden(entry));
         self.report.plan.downloads.retain(|entry| !hidden(entry));
+        self.report.plan.forget.retain(|path| !unseen.contains(&path.as_str()));
     }
 
-    /// Deletions that look like an unmounted disk or an accident are errors, or put off where the colony wins anyway.
+    /// Deletions that look like an unmounted disk or an accident are errors, or put off where the colony wins anyway. Those on
+    /// this side are put off: what stays here harms nobody.
     fn guard(&mut self) -> Result<(), Error> {
         let Err(error) = self.accident() else { return Ok(()) };
         if self.options.allow_deletes {
             return Ok(());
         }
-        if self.options.policy != Policy::RemoteWins {
+        if self.options.dry_run {
+            self.events.warn(format!("{error}; --allow-deletes carries it out"));
+            return Ok(());
+        }
+        let is_here = matches!(error, Error::ManyDeletions { side: HERE, .. });
+        let may_go_on = match self.options.policy {
+            Policy::RemoteWins => true,
+            Policy::LocalWins => is_here,
+            _ => false,
+        };
+        if !may_go_on {
             return Err(error);
         }
         self.events.warn(format!("{error}: nothing is deleted; --allow-deletes carries it out"));
-        let put_off = std::mem::take(&mut self.report.plan.remove_remote);
-        self.report.held.extend(put_off.into_iter().map(|entry| entry.path));
         self.report.plan.remove_local.clear();
+        if !is_here {
+            let put_off = std::mem::take(&mut self.report.plan.remove_remote);
+            self.report.held.extend(put_off.into_iter().map(|entry| entry.path));
+        }
         Ok(())
     }
 
@@ -203,32 +236,62 @@ impl<'a> Work<'a> {
         let plan = &self.report.plan;
         let (removed, here) = (plan.remove_local.len(), self.local.files.len());
         // A colony that holds nothing of the tree any more was emptied or is another one: what came from it stays here.
-        if self.options.policy == Policy::RemoteWins && self.remote.files.is_empty() && removed > 0 {
-            return Err(Error::ManyDeletions { tree: self.options.tree, deletions: removed, files: here, side: "here" });
+        let both_ways = matches!(self.options.policy, Policy::LocalWins | Policy::RemoteWins);
+        if both_ways && self.remote.files.is_empty() && removed > 0 {
+            return Err(Error::ManyDeletions { tree: self.options.tree, deletions: removed, files: here, side: HERE });
         }
         let files = self.base.files.len();
         let folder = self.options.folder.clone();
-        if files > 0 && !plan.remove_remote.is_empty() {
+        let kept_here = self.base.files.keys().any(|p| !p.ends_with(FOLDER_MARKER));
+        // One way in, whatever is missing here is brought again.
+        if kept_here && !matches!(self.options.policy, Policy::FetchOnly { .. }) {
             if !self.local.exists {
                 return Err(Error::TreeMissing { folder, files });
             }
-            if self.local.files.keys().all(RelPath::is_folder_marker)
-                && self.base.files.keys().any(|p| !p.ends_with(FOLDER_MARKER))
-            {
+            let emptied = self.local.files.keys().all(RelPath::is_folder_marker) && self.local.problems.is_empty();
+            if emptied && !plan.remove_remote.is_empty() && files > plan.forget.len() {
                 return Err(Error::TreeEmptied { folder, files });
             }
-            if self.base.device != self.local.device {
+            if self.base.device != self.local.device && !plan.remove_remote.is_empty() {
                 return Err(Error::OtherFileSystem { folder, missing: plan.remove_remote.len() });
             }
         }
-        for (deletions, files, side) in [
-            (plan.remove_remote.len(), self.remote.files.len(), "in the colony"),
-            (plan.remove_local.len(), self.local.files.len(), "here"),
-        ] {
+        for (deletions, files, side) in
+            [(plan.remove_remote.len(), self.remote.files.len(), THERE), (plan.remove_local.len(), self.local.files.len(), HERE)]
+        {
             if files >= LARGE_TREE && deletions * 2 > files {
                 return Err(Error::ManyDeletions { tree: self.options.tree, deletions, files, side });
             }
         }
+        Ok(())
+    }
+
+    /// Files that are equal on both sides when they are first compared: what others stored may lack the executable bit.
+    async fn check_modes(&mut self) -> Result<(), Error> {
+        if !self.options.policy.sends() {
+            return Ok(());
+        }
+        let plan = &self.report.plan;
+        let unknown = plan.agree.iter().filter(|path| !self.base.files.contains_key(path.as_str())).filter_map(|path| {
+            let (here, there) = (self.local.files.get(path)?, self.remote.files.get(path)?);
+            (here.mode & 0o111 != 0 && there.size > 0).then(|| there.clone())
+        });
+        let cfs = self.cfs;
+        let lacking: Vec<Option<Entry>> = futures_util::stream::iter(unknown.collect::<Vec<_>>())
+            .map(|file| async move {
+                let stored = cfs.store.head(&file.object).await?;
+                let mode = stored.and_then(|info| u32::from_str_radix(info.metadata.get(MODE)?, 8).ok());
+                let lacks = mode.is_none_or(|mode| mode & 0o111 == 0);
+                Ok::<_, Error>(lacks.then_some(Entry { path: file.path, size: file.size }))
+            })
+            .buffer_unordered(self.options.jobs.max(1))
+            .try_collect()
+            .await?;
+        let plan = &mut self.report.plan;
+        plan.uploads.extend(lacking.into_iter().flatten());
+        plan.uploads.sort_by(|a, b| a.path.cmp(&b.path));
+        let sent: BTreeSet<&RelPath> = plan.uploads.iter().map(|entry| &entry.path).collect();
+        plan.agree.retain(|path| !sent.contains(path));
         Ok(())
     }
 
@@ -239,199 +302,35 @@ impl<'a> Work<'a> {
         }
         let needed = snapshot::needed_files(self.cfs, &self.options.label).await?;
         let (hold, go): (Vec<Entry>, Vec<Entry>) =
-            std::mem::take(&mut self.report.plan.remove_remote).into_iter().partition(|entry| needed.contains(&entry.path));
+            std::mem::take(&mut self.report.plan.remove_remote).into_iter().partition(|entry| needed.holds(&entry.path));
         self.report.plan.remove_remote = go;
         self.report.held.extend(hold.into_iter().map(|entry| entry.path));
         Ok(())
     }
 
-    async fn carry_out(&mut self) -> Result<(), Error> {
-        self.keep_aside();
-        self.remove_here();
-        self.transfer(Direction::Download).await?;
-        self.transfer(Direction::Upload).await?;
-        self.remove_there().await
-    }
-
-    /// Renames what would be lost.
-    fn keep_aside(&mut self) {
-        let stamp = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
-        for entry in self.report.plan.keep_aside.clone() {
-            let full = entry.path.under(&self.root);
-            let (kept, target) = free_name(&self.root, &entry.path, &stamp);
-            match std::fs::rename(&full, &target) {
-                Ok(()) => {
-                    self.events.emit(Event::FileKept { tree: self.options.tree, path: entry.path.to_string(), kept_as: kept })
-                }
-                Err(error) => {
-                    self.problem(&entry.path, format!("cannot be kept aside, so it stays as it is: {error}"));
-                    self.report.plan.downloads.retain(|d| d.path != entry.path);
-                }
-            }
-        }
-    }
-
-    fn remove_here(&mut self) {
-        for entry in self.report.plan.remove_local.clone() {
-            let full = entry.path.under(&self.root);
-            let removed = if entry.path.is_folder_marker() {
-                // A folder that holds something now stays.
-                full.parent().map_or(Ok(()), std::fs::remove_dir).or(Ok(()))
-            } else {
-                self.remove_file_here(&entry.path, &full)
-            };
-            match removed {
-                Ok(()) => {
-                    self.change.gone.push(entry.path.to_string());
-                    self.events.emit(Event::FileRemoved { tree: self.options.tree, path: entry.path.to_string(), local: true });
-                }
-                Err(error) => self.problem(&entry.path, format!("cannot be removed: {error}")),
-            }
-        }
-    }
-
-    /// Removes a file that is still what was looked at, and the folders above it that are empty then.
-    fn remove_file_here(&self, path: &RelPath, full: &Path) -> std::io::Result<()> {
-        let size = std::fs::metadata(full).map(|m| m.len());
-        match (size, self.local.files.get(path)) {
-            (Ok(size), Some(seen)) if size == seen.size => std::fs::remove_file(full)?,
-            (Err(error), _) if error.kind() == std::io::ErrorKind::NotFound => {}
-            (Err(error), _) => return Err(error),
-            _ => return Err(std::io::Error::other("it was changed meanwhile")),
-        }
-        for folder in path.ancestors() {
-            if std::fs::remove_dir(folder.under(&self.root)).is_err() {
-                break;
-            }
+    /// Writes down what was confirmed so far, when it is worth it.
+    pub(super) fn remember_some(&mut self) -> Result<(), Error> {
+        let confirmed = self.change.agreed.len() + self.change.gone.len();
+        if confirmed >= BATCH || (confirmed > 0 && self.last_write.elapsed() >= BATCH_TIME) {
+            self.write_down()?;
         }
         Ok(())
     }
 
-    async fn transfer(&mut self, direction: Direction) -> Result<(), Error> {
-        let entries = match direction {
-            Direction::Upload => self.report.plan.uploads.clone(),
-            Direction::Download => self.report.plan.downloads.clone(),
-        };
-        if entries.is_empty() {
-            return Ok(());
-        }
-        if direction == Direction::Upload {
-            self.cfs.store.ensure_bucket().await?;
-        }
-        let tree = self.options.tree;
-        let (files, bytes) = (entries.len() as u64, entries.iter().map(|e| e.size).sum());
-        self.events.emit(Event::TransferStarted { tree, direction, files, bytes });
-        let problems_before = self.report.problems.len();
-        let outcome = match direction {
-            Direction::Upload => self.send_all(entries).await,
-            Direction::Download => self.fetch_all(entries).await,
-        };
-        let (files, bytes) = match direction {
-            Direction::Upload => self.report.uploaded,
-            Direction::Download => self.report.downloaded,
-        };
-        let problems = (self.report.problems.len() - problems_before) as u64;
-        self.events.emit(Event::TransferFinished { tree, direction, files, bytes, problems });
-        outcome
+    /// Notes, durably and before the first, that rows are about to be removed: whatever happens then, no snapshot made until
+    /// now is taken for whole.
+    pub(super) fn note_removal(&mut self) -> Result<(), Error> {
+        let now = now();
+        self.change.removal = Some(now);
+        self.report.last_removal = now;
+        self.write_down()
     }
 
-    async fn send_all(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
-        let (cfs, label, root) = (self.cfs, &self.options.label, self.root.clone());
-        let progress = self.progress(Direction::Upload);
-        let mut running = futures_util::stream::iter(entries)
-            .map(|entry| {
-                let (root, progress) = (&root, &progress);
-                async move {
-                    let moved = progress(&entry.path);
-                    let sent = upload(cfs, label, root, &entry.path, &moved).await;
-                    (entry, sent)
-                }
-            })
-            .buffer_unordered(self.options.jobs.max(1));
-        while let Some((entry, outcome)) = running.next().await {
-            match outcome {
-                Ok(sent) => {
-                    self.report.uploaded.0 += 1;
-                    self.report.uploaded.1 += sent.file.size;
-                    done(self.events, self.options.tree, Direction::Upload, &entry.path, sent.file.size);
-                    let agreed = BaseFile { sha256: sent.file.sha256.clone(), mode: sent.mode, fetched: false };
-                    self.change.agreed.push((entry.path.to_string(), agreed));
-                    self.remote.files.insert(entry.path.clone(), sent.file);
-                }
-                Err(Failed::File(why)) => problem(self.events, &mut self.report, self.options.tree, &entry.path, why),
-                Err(Failed::All(error)) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    async fn fetch_all(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
-        let (cfs, root) = (self.cfs, self.root.clone());
-        let progress = self.progress(Direction::Download);
-        let files: Vec<RemoteFile> = entries.iter().filter_map(|e| self.remote.files.get(&e.path).cloned()).collect();
-        let mut running = futures_util::stream::iter(files)
-            .map(|file| {
-                let (root, progress) = (&root, &progress);
-                async move {
-                    let moved = progress(&file.path);
-                    let fetched = download(cfs, &file, root, &moved).await;
-                    (file, fetched)
-                }
-            })
-            .buffer_unordered(self.options.jobs.max(1));
-        while let Some((file, outcome)) = running.next().await {
-            match outcome {
-                Ok(mode) => {
-                    self.report.downloaded.0 += 1;
-                    self.report.downloaded.1 += file.size;
-                    done(self.events, self.options.tree, Direction::Download, &file.path, file.size);
-                    let agreed = BaseFile { sha256: file.sha256, mode, fetched: true };
-                    self.change.agreed.push((file.path.to_string(), agreed));
-                }
-                Err(Failed::File(why)) => problem(self.events, &mut self.report, self.options.tree, &file.path, why),
-                Err(Failed::All(error)) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    /// Tells the bytes of one file as they move.
-    fn progress(&self, direction: Direction) -> impl Fn(&RelPath) -> Box<dyn Fn(u64) + Send + Sync> + use<> {
-        let (events, tree) = (self.events.clone(), self.options.tree);
-        move |path| {
-            let (events, path) = (events.clone(), path.to_string());
-            Box::new(move |bytes| events.emit(Event::TransferProgress { tree, direction, path: path.clone(), bytes }))
-        }
-    }
-
-    /// Removes rows. Their objects stay: older snapshots may still name them.
-    async fn remove_there(&mut self) -> Result<(), Error> {
-        let entries = self.report.plan.remove_remote.clone();
-        if entries.is_empty() {
-            return Ok(());
-        }
-        // Noted before the first: whatever happens then, no snapshot made until now is taken for whole.
-        self.change.removal = Some(now());
-        self.report.last_removal = now();
-        let (cfs, label) = (self.cfs, &self.options.label);
-        let mut running = futures_util::stream::iter(entries)
-            .map(|entry| async move {
-                let (label, name) = super::labels::place_of(label, &entry.path);
-                let removed = cfs.client.remove_file(&label, &name).await;
-                (entry, removed)
-            })
-            .buffer_unordered(self.options.jobs.max(1));
-        while let Some((entry, removed)) = running.next().await {
-            match removed.map_err(Failed::from) {
-                Ok(()) => {
-                    self.remote.files.remove(&entry.path);
-                    self.change.gone.push(entry.path.to_string());
-                    self.events.emit(Event::FileRemoved { tree: self.options.tree, path: entry.path.to_string(), local: false });
-                }
-                Err(Failed::File(why)) => problem(self.events, &mut self.report, self.options.tree, &entry.path, why),
-                Err(Failed::All(error)) => return Err(error),
-            }
-        }
+    fn write_down(&mut self) -> Result<(), Error> {
+        let next = BaseChange { device: self.change.device, ..BaseChange::default() };
+        let change = std::mem::replace(&mut self.change, next);
+        self.journal.change_base(&self.place, &self.root, &change)?;
+        self.last_write = Instant::now();
         Ok(())
     }
 
@@ -449,7 +348,7 @@ impl<'a> Work<'a> {
         if nothing && self.base.device == self.local.device {
             return Ok(());
         }
-        Ok(self.journal.change_base(&self.place, &self.root, &self.change)?)
+        self.write_down()
     }
 
     fn tell_problems(&self) {
@@ -459,40 +358,89 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn problem(&mut self, path: &RelPath, why: String) {
-        problem(self.events, &mut self.report, self.options.tree, path, why);
+    /// Lists what is wrong with one file.
+    pub(super) fn problem(&mut self, path: &RelPath, why: String) {
+        self.events.emit(Event::FileProblem { tree: self.options.tree, path: path.to_string(), problem: why.clone() });
+        self.report.problems.push((path.to_string(), why));
     }
 
     fn finish(self) -> SyncReport {
-        let foreign: BTreeSet<&RelPath> = self.report.plan.foreign.iter().map(|e| &e.path).chain(&self.report.held).collect();
-        let files = self.remote.files.iter().filter(|(path, _)| !foreign.contains(path));
+        let others: BTreeSet<&RelPath> = self.report.plan.foreign.iter().map(|e| &e.path).chain(&self.report.held).collect();
+        let files = self.remote.files.iter().filter(|(path, _)| !others.contains(path));
         let files = files.map(|(path, file)| (path.clone(), file.clone())).collect();
-        SyncReport { files, ..self.report }
+        SyncReport { files, tree_digest: digest(&self.local.files), ..self.report }
     }
 }
 
-fn done(events: &Events, tree: Tree, direction: Direction, path: &RelPath, size: u64) {
-    if !path.is_folder_marker() {
-        events.emit(Event::FileDone { tree, direction, path: path.to_string(), size });
-    }
+fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side {
+    Side { size, sha256: sha256.to_owned(), mode }
 }
 
-fn problem(events: &Events, report: &mut SyncReport, tree: Tree, path: &RelPath, why: String) {
-    events.emit(Event::FileProblem { tree, path: path.to_string(), problem: why.clone() });
-    report.problems.push((path.to_string(), why));
-}
-
-async fn look_here(options: &SyncOptions, index: &Index) -> Result<LocalTree, Error> {
+async fn look_here(options: &SyncOptions, index: &Index) -> Result<(LocalTree, Rules), Error> {
     let (options, index) = (options.clone(), index.clone());
-    let folder = options.folder.clone();
-    let look = tokio::task::spawn_blocking(move || {
+    blocking(options.folder.clone(), move || {
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let mut rules = Rules::new(&root, options.rules_from.as_deref())?;
-        let mut tree = crate::index::scan(&options.folder, &mut rules, &index, options.jobs)?;
+        let mut tree = index::scan(&options.folder, &mut rules, &index, options.jobs)?;
         mark_root(&mut tree, options.policy);
-        Ok::<_, crate::index::Error>(tree)
-    });
-    Ok(look.await.map_err(|e| Error::Local { path: folder, source: std::io::Error::other(e) })??)
+        if !options.dry_run {
+            sweep(&tree.leftovers);
+        }
+        Ok((tree, rules))
+    })
+    .await
+}
+
+/// Takes out of the colony's tree what the rules leave out here: it is neither brought here nor removed there. A mirrored tree
+/// keeps it: what was sent before the rule was written is to go, so that the tree in the colony is the one here.
+async fn leave_out(
+    options: &SyncOptions,
+    mut rules: Rules,
+    local: &LocalTree,
+    mut remote: RemoteTree,
+    root: &Path,
+) -> Result<RemoteTree, Error> {
+    if options.policy == Policy::Mirror {
+        return Ok(remote);
+    }
+    let unknown: Vec<RelPath> = remote.files.keys().filter(|path| !local.files.contains_key(path)).cloned().collect();
+    let root = root.to_owned();
+    let left_out = blocking(root.clone(), move || {
+        let mut left_out = Vec::new();
+        for path in unknown {
+            let verdict = match path.parent() {
+                _ if !path.is_folder_marker() => rules.explain_as(&path.under(&root), false)?,
+                Some(folder) => rules.explain_as(&folder.under(&root), true)?,
+                None => continue,
+            };
+            if verdict.ignored {
+                left_out.push(path);
+            }
+        }
+        Ok(left_out)
+    })
+    .await?;
+    for path in left_out {
+        remote.files.remove(&path);
+    }
+    Ok(remote)
+}
+
+async fn blocking<T: Send + 'static>(
+    folder: PathBuf,
+    work: impl FnOnce() -> Result<T, index::Error> + Send + 'static,
+) -> Result<T, Error> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|e| Error::Local { path: folder, source: std::io::Error::other(e) })??)
+}
+
+/// Removes unfinished downloads of a synchronization that was cut off.
+fn sweep(leftovers: &[PathBuf]) {
+    for path in leftovers {
+        if let Err(error) = std::fs::remove_file(path) {
+            tracing::warn!(%error, path = %path.display(), "an unfinished download stays behind");
+        }
+    }
 }
 
 /// A root without files of its own gets a marker: the server finds nothing below a label that holds nothing itself, neither
@@ -505,8 +453,7 @@ fn mark_root(tree: &mut LocalTree, policy: Policy) {
         && !has_own
         && let Ok(marker) = RelPath::parse(FOLDER_MARKER)
     {
-        let empty = LocalFile { size: 0, sha256: crate::index::empty_sha256().into(), mode: 0o644 };
-        tree.files.insert(marker, empty);
+        tree.files.insert(marker, LocalFile::marker());
     }
 }
 
@@ -518,18 +465,6 @@ fn digest(files: &BTreeMap<RelPath, LocalFile>) -> String {
         hasher.update(format!("{}\0{path}\0{}\0{executable}\n", path.as_str().len(), file.sha256));
     }
     hex::encode(hasher.finalize())
-}
-
-/// `name.local-<time>`, with a number where that stands already.
-fn free_name(root: &Path, path: &RelPath, stamp: &str) -> (String, PathBuf) {
-    let mut kept = format!("{path}.local-{stamp}");
-    let mut number = 1;
-    while root.join(&kept).symlink_metadata().is_ok() {
-        number += 1;
-        kept = format!("{path}.local-{stamp}-{number}");
-    }
-    let full = root.join(&kept);
-    (kept, full)
 }
 
 fn now() -> i64 {

@@ -4,12 +4,14 @@
 use super::Cfs;
 use super::Error;
 use super::MODE;
+use super::download::blocking;
 use super::labels;
 use super::list::RemoteFile;
 use crate::colonies;
 use crate::colonies::File as Row;
 use crate::colonies::FileRef;
 use crate::colonies::S3Object;
+use crate::index;
 use crate::index::RelPath;
 use crate::index::Stat;
 use crate::store;
@@ -30,6 +32,16 @@ pub(super) enum Failed {
     File(String),
     /// Would befall the others, too.
     All(Error),
+}
+
+impl Failed {
+    /// For a list of problems.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Failed::File(why) => why.clone(),
+            Failed::All(error) => error.to_string(),
+        }
+    }
 }
 
 impl From<Error> for Failed {
@@ -64,7 +76,9 @@ impl From<store::Error> for Failed {
 
 /// What was stored of a file, and the permission bits it had.
 pub(super) struct Sent {
+    /// As registered.
     pub(super) file: RemoteFile,
+    /// Its permission bits.
     pub(super) mode: u32,
 }
 
@@ -96,11 +110,12 @@ async fn send(
     full: &Path,
     progress: &(dyn Fn(u64) + Send + Sync),
 ) -> Result<Option<(String, Stored, u32)>, Failed> {
-    let file = tokio::fs::File::open(full).await.map_err(|e| Failed::File(unreadable(&e)))?;
-    let before = file.metadata().await.map_err(|e| Failed::File(unreadable(&e)))?;
+    let path = full.to_owned();
+    let opened = blocking(move || index::open_regular(&path).map_err(|e| Failed::File(unreadable(&e)))).await?;
+    let (file, before) = (tokio::fs::File::from_std(opened.0), opened.1);
     let mode = before.permissions().mode() & 0o7777;
     let (key, stored) = if before.len() == 0 {
-        let nothing = Stored { size: 0, sha256: crate::index::empty_sha256().into(), etag: String::new() };
+        let nothing = Stored { size: 0, sha256: index::empty_sha256().into(), etag: String::new() };
         (String::new(), nothing)
     } else {
         let key = new_key(root)?;
@@ -112,8 +127,8 @@ async fn send(
         (key, stored)
     };
     let after = file.metadata().await.map_err(|e| Failed::File(unreadable(&e)))?;
-    let same = Stat::of(&before) == Stat::of(&after) && stored.size == before.len();
-    if same {
+    // The time of the inode tells of a new mode, too, and of another file that took this one's name.
+    if Stat::of(&before) == Stat::of(&after) && stored.size == before.len() {
         return Ok(Some((key, stored, mode)));
     }
     discard(cfs, &key).await;
@@ -147,7 +162,7 @@ pub(super) fn new_key(root: &str) -> Result<String, Failed> {
 async fn register(cfs: &Cfs, root: &str, path: &RelPath, sent: Option<(String, Stored)>, mode: u32) -> Result<Sent, Failed> {
     let (object, stored) = match sent {
         Some(sent) => sent,
-        None => (String::new(), Stored { size: 0, sha256: crate::index::empty_sha256().into(), etag: String::new() }),
+        None => (String::new(), Stored { size: 0, sha256: index::empty_sha256().into(), etag: String::new() }),
     };
     let row = row(cfs, root, path, &object, stored.size, &stored.sha256);
     let registered = match cfs.client.add_file(&row).await {
@@ -170,9 +185,10 @@ async fn register(cfs: &Cfs, root: &str, path: &RelPath, sent: Option<(String, S
 pub(super) fn row(cfs: &Cfs, root: &str, path: &RelPath, object: &str, size: u64, sha256: &str) -> Row {
     let (label, name) = labels::place_of(root, path);
     let access = cfs.store.access();
-    let (server, port) = match access.endpoint.rsplit_once(':') {
-        Some((host, port)) => (host, port.parse().unwrap_or(-1)),
-        None => (access.endpoint.as_str(), if access.tls { 443 } else { 80 }),
+    // The Python client connects to server and port as they stand here; the Go client takes no notice of either.
+    let (server, port) = match access.endpoint.rsplit_once(':').map(|(host, port)| (host, port.parse())) {
+        Some((host, Ok(port))) => (host.to_owned(), port),
+        _ => (access.endpoint.clone(), if access.tls { 443 } else { 80 }),
     };
     Row {
         colonyname: cfs.client.colony().to_owned(),
@@ -184,7 +200,7 @@ pub(super) fn row(cfs: &Cfs, root: &str, path: &RelPath, object: &str, size: u64
         reference: FileRef {
             protocol: "s3".into(),
             s3object: S3Object {
-                server: server.to_owned(),
+                server,
                 port,
                 tls: access.tls,
                 region: access.region.clone(),

@@ -84,3 +84,16 @@ pub enum Command {
     /// Print the version
     Version(commands::version::Args),
 }
+
+impl Command {
+    /// Whether `--json` means one event a line; otherwise it means one document.
+    pub fn streams(&self) -> bool {
+        match self {
+            Command::Run(args) => !args.dry_run,
+            Command::Sync(args) => !args.dry_run,
+            Command::Results(args) => !args.dry_run,
+            Command::Logs(_) => true,
+            _ => false,
+        }
+    }
+}

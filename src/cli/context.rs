@@ -31,10 +31,11 @@ pub struct Context {
 }
 
 impl Context {
-    /// From the global options.
-    pub fn new(global: &Global) -> Context {
+    /// From the global options. `streams`: with `--json` the command writes events, not one document.
+    pub fn new(global: &Global, streams: bool) -> Context {
         let screen = Screen::new(global.color);
-        let events = if global.json { progress::json_lines(screen) } else { progress::for_people(screen) };
+        // Beside a document, events would make standard output no JSON: they are told on standard error.
+        let events = if global.json && streams { progress::json_lines(screen) } else { progress::for_people(screen) };
         Context { global: global.clone(), screen, events, settings: OnceLock::new() }
     }
 
@@ -152,6 +153,13 @@ impl Context {
             let server = format!("{}:{}", running.colony.host, running.colony.port);
             self.events.emit(Event::ColonyStarted { server });
         }
+        let (state, events) = (settings.state_dir.clone(), self.events.clone());
+        tokio::spawn(async move {
+            match colony::keep_running(&state).await {
+                Ok(()) => events.warn("the local colony was stopped; `pollinator colony start` starts it again"),
+                Err(error) => events.warn(format!("the local colony has ended: {error}")),
+            }
+        });
         Ok((running.colony, running.store))
     }
 

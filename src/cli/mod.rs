@@ -24,7 +24,7 @@ pub fn main() -> ExitCode {
             return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(error::FAILED) };
         }
     };
-    let context = Context::new(&cli.global);
+    let context = Context::new(&cli.global, cli.command.streams());
     render::log::start(context.verbose());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -417,15 +417,20 @@ fn list_or_one<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(d: D) 
     read.map_err(serde::de::Error::custom)
 }
 
+/// Writes an empty list as `null`, as servers do where nothing was said.
+fn empty_as_null<S: serde::Serializer, T: Serialize>(list: &[T], s: S) -> Result<S::Ok, S::Error> {
+    if list.is_empty() { s.serialize_none() } else { s.collect_seq(list) }
+}
+
 /// What an executor offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Capabilities {
     /// Machines.
-    #[serde(deserialize_with = "list_or_one")]
+    #[serde(deserialize_with = "list_or_one", serialize_with = "empty_as_null")]
     pub hardware: Vec<Hardware>,
     /// Programs.
-    #[serde(deserialize_with = "list_or_one")]
+    #[serde(deserialize_with = "list_or_one", serialize_with = "empty_as_null")]
     pub software: Vec<Software>,
 }
 
@@ -433,9 +438,8 @@ pub struct Capabilities {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Allocations {
-    /// Project name to its numbers.
-    #[serde(deserialize_with = "nullable")]
-    pub projects: BTreeMap<String, Value>,
+    /// Project name to its numbers; `null` where nothing was ever said.
+    pub projects: Option<BTreeMap<String, Value>>,
 }
 
 /// A member that takes processes.

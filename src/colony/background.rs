@@ -117,6 +117,32 @@ fn tail(folder: &Folder) -> Vec<String> {
     lines[lines.len().saturating_sub(TAIL)..].iter().map(|line| (*line).to_owned()).collect()
 }
 
+/// Watches over a colony that somebody uses: where it dies (it was not stopped), it is started again.
+///
+/// Ends when it was stopped on purpose, or cannot be started again.
+pub async fn keep_running(state: &Path) -> Result<(), Error> {
+    let folder = Folder::below(state);
+    loop {
+        wait_for_end(&folder).await?;
+        // Whoever stops in order takes this file away.
+        if !folder.running().exists() {
+            return Ok(());
+        }
+        tracing::warn!("the local colony has died; it is started again");
+        ensure_running(state).await?;
+    }
+}
+
+/// Waits until nobody serves it: the system gives the lock back when a process ends, however it does.
+async fn wait_for_end(folder: &Folder) -> Result<(), Error> {
+    let path = folder.lock();
+    blocking(move || {
+        let failed = |source| Error::Folder { path: path.clone(), source };
+        File::options().write(true).open(&path).and_then(|file| file.lock_shared()).map_err(failed)
+    })
+    .await
+}
+
 /// The colony, where it runs.
 pub async fn status(state: &Path) -> Result<Option<Running>, Error> {
     let folder = Folder::below(state);
@@ -143,12 +169,7 @@ pub async fn stop(state: &Path) -> Result<bool, Error> {
     if !ran {
         return Ok(false);
     }
-    // The lock is free when the process has ended, however it does.
-    let wait = blocking(move || {
-        let path = folder.lock();
-        let failed = |source| Error::Folder { path: path.clone(), source };
-        File::options().write(true).open(&path).and_then(|file| file.lock()).map_err(failed)
-    });
+    let wait = wait_for_end(&folder);
     match tokio::time::timeout(PATIENCE, wait).await {
         Ok(done) => done.map(|()| true),
         Err(_) => Err(Error::DidNotStop { seconds: PATIENCE.as_secs() }),
@@ -167,28 +188,45 @@ pub async fn reset(state: &Path, force: bool) -> Result<(), Error> {
     // A colony that does not run may have left jobs behind; only a running one can tell, and end them.
     if folder.settings().exists() {
         let running = ensure_running(state).await?;
-        end_processes(&running, force).await?;
+        end_processes(&running, &folder, force).await?;
     }
     stop(state).await?;
     let failed = |source| Error::Folder { path: folder.0.clone(), source };
     tokio::fs::remove_dir_all(&folder.0).await.map_err(failed)
 }
 
-async fn end_processes(running: &Running, force: bool) -> Result<(), Error> {
+/// Cancels what runs, and waits until the executor has ended and closed every job.
+async fn end_processes(running: &Running, folder: &Folder, force: bool) -> Result<(), Error> {
     let told = |e: crate::colonies::Error| Error::Setup(e.to_string());
     let client = Client::new(&running.colony).map_err(told)?;
-    loop {
-        let busy = client.processes(ProcessState::Running, 100, &ProcessFilter::None).await.map_err(told)?;
-        if busy.is_empty() {
-            return Ok(());
-        }
-        if !force {
-            return Err(Error::Busy { processes: busy.len() });
-        }
-        for process in &busy {
-            client.cancel(&process.processid).await.map_err(told)?;
-        }
+    let busy = client.processes(ProcessState::Running, 100, &ProcessFilter::None).await.map_err(told)?;
+    if !busy.is_empty() && !force {
+        return Err(Error::Busy { processes: busy.len() });
     }
+    for process in &busy {
+        client.cancel(&process.processid).await.map_err(told)?;
+    }
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while open_jobs(folder).await? > 0 && tokio::time::Instant::now() < end {
+        // The executor tells nobody when it has ended a cancelled job; its journal does.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// Jobs in the executor's journal that it has not closed.
+async fn open_jobs(folder: &Folder) -> Result<i64, Error> {
+    let path = folder.0.join("executor/executor.db");
+    blocking(move || {
+        if !path.exists() {
+            return Ok(0);
+        }
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let count = rusqlite::Connection::open_with_flags(&path, flags)
+            .and_then(|db| db.query_row("SELECT count(*) FROM job WHERE closed IS NULL", [], |r| r.get(0)));
+        count.map_err(|e| Error::Setup(format!("{}: {e}", path.display())))
+    })
+    .await
 }
 
 /// The variables that let any other ColonyOS client use it.

@@ -34,13 +34,15 @@ CREATE TABLE process (
     initiator TEXT NOT NULL, executor_id TEXT NOT NULL, priority_time INTEGER NOT NULL,
     submitted INTEGER NOT NULL, started INTEGER NOT NULL, ended INTEGER NOT NULL,       -- ns; 0: never
     wait_deadline INTEGER NOT NULL, exec_deadline INTEGER NOT NULL,
+    nobody INTEGER NOT NULL DEFAULT 0,  -- 1: its only executor name was a star, which is nobody
     body TEXT NOT NULL);            -- JSON of the whole, without attributes
 CREATE INDEX process_queue ON process(colony, state, priority_time);
 CREATE INDEX process_by_label ON process(colony, label) WHERE label <> '';
 CREATE INDEX process_running ON process(state, exec_deadline);
 CREATE TABLE attribute (
     attribute_id TEXT PRIMARY KEY, process_id TEXT NOT NULL REFERENCES process(process_id) ON DELETE CASCADE,
-    colony TEXT NOT NULL, type INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL);
+    colony TEXT NOT NULL, type INTEGER NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+    state INTEGER NOT NULL);        -- of the process, as it was last told to its attributes
 CREATE INDEX attribute_of ON attribute(process_id);
 CREATE TABLE log (
     timestamp INTEGER PRIMARY KEY,  -- ns, never twice

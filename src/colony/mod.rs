@@ -7,13 +7,14 @@ mod database;
 pub mod objects;
 mod scheduler;
 mod serve;
-mod server;
+pub mod server;
 mod settings;
 
 pub use background::READY;
 pub use background::Running;
 pub use background::ensure_running;
 pub use background::environment;
+pub use background::keep_running;
 pub use background::reset;
 pub use background::status;
 pub use background::stop;

@@ -142,6 +142,7 @@ pub(super) fn out_of_time(process: &mut Process, now: i64) {
     let again = process.spec.maxretries < 0 || process.retries < process.spec.maxretries;
     if again {
         process.retries += 1;
+        process.endtime = Time::from_nanos(now);
         take_back(process);
     } else {
         fail(process, "Maximum execution time limit exceeded", now);

@@ -3,6 +3,7 @@
 use super::Error;
 use super::database::Database;
 use super::objects;
+use super::server;
 use super::server::FAREWELL;
 use super::server::Server;
 use super::server::refusal::Refused;
@@ -12,6 +13,7 @@ use super::settings::Folder;
 use super::settings::HOST;
 use super::settings::Serving;
 use super::settings::Settings;
+use crate::colonies::Colony;
 use crate::colonies::EXECUTOR_APPROVED;
 use crate::config::ColonyAccess;
 use crate::executor;
@@ -19,6 +21,7 @@ use rusqlite::params;
 use std::fs::File;
 use std::fs::TryLockError;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -38,16 +41,15 @@ pub struct Options {
 pub async fn serve(options: Options, shutdown: CancellationToken, ready: impl FnOnce(&ColonyAccess)) -> Result<(), Error> {
     let folder = Folder(options.folder);
     crate::sqlite::private_folder(&folder.0).map_err(|source| Error::Folder { path: folder.0.clone(), source })?;
-    let _lock = take_lock(&folder)?;
+    let _lock = take_lock_soon(&folder).await?;
     let mut settings = Settings::load_or_make(&folder)?;
     let server_listener = listen(&mut settings.server_port).await?;
     let store_listener = listen(&mut settings.store_port).await?;
     settings.save(&folder)?;
-    let database = Database::open(&folder.0)?;
-    settle(&database, &settings).await?;
     let [owner, ..] = settings.ids()?;
-    let address = server_listener.local_addr().map_err(Error::Network)?;
-    let server = Server { database: database.clone(), owner, address, shutdown: shutdown.clone() };
+    let server = Server::open(&folder.0, server::Settings::new(owner), shutdown.clone())?;
+    let database = server.database().clone();
+    settle(&server, &settings).await?;
     let keys = objects::Keys { access_key: settings.store().access_key, secret_key: settings.store().secret_key };
     let mut serving = tokio::spawn(server.serve(server_listener));
     let mut storing = tokio::spawn(objects::serve(store_listener, folder.0.join("objects"), keys, shutdown.clone()));
@@ -88,6 +90,17 @@ fn ended_early(what: &str, ended: Result<Result<(), String>, tokio::task::JoinEr
     Error::EndedEarly { what: what.to_owned(), reason }
 }
 
+/// The lock, also where somebody looks at it just now: looking takes it for a moment.
+async fn take_lock_soon(folder: &Folder) -> Result<File, Error> {
+    for _ in 0..20 {
+        match take_lock(folder) {
+            Err(Error::Running { .. }) => tokio::time::sleep(Duration::from_millis(25)).await,
+            other => return other,
+        }
+    }
+    take_lock(folder)
+}
+
 /// The lock of whoever serves; the system gives it back when the process ends, however it does.
 pub(super) fn take_lock(folder: &Folder) -> Result<File, Error> {
     let path = folder.lock();
@@ -115,11 +128,11 @@ async fn listen(port: &mut u16) -> Result<TcpListener, Error> {
 }
 
 /// Makes the colony and its user where they are missing.
-async fn settle(database: &Database, settings: &Settings) -> Result<(), Error> {
+async fn settle(server: &Server, settings: &Settings) -> Result<(), Error> {
     let [_, owner, user] = settings.ids()?;
+    server.make_colony(&Colony { name: COLONY.into(), colonyid: owner }).await.map_err(Error::Setup)?;
     let name = settings.user_name.clone();
-    let settled = database.run(move |work| {
-        work.db.execute("INSERT OR IGNORE INTO colony(name, colony_id) VALUES (?1, ?2)", params![COLONY, owner])?;
+    let settled = server.database().run(move |work| {
         let sql = "INSERT OR IGNORE INTO user(colony, name, user_id, email, phone) VALUES (?1, ?2, ?3, '', '')";
         work.db.execute(sql, params![COLONY, name, user])?;
         Ok(())

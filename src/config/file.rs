@@ -11,6 +11,7 @@
 
 use super::Error;
 use super::values::Found;
+use super::values::Kept;
 use super::values::Origin;
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -42,7 +43,10 @@ pub fn read(path: &Path, chosen: Option<&str>, home: &Path) -> Result<BTreeMap<S
         }
         Err(source) => return Err(Error::Unreadable { path: path.into(), source }),
     };
-    let file: Table = toml::from_str(&text).map_err(|e| Error::BadFile { path: path.into(), reason: e.to_string() })?;
+    let file: Table = toml::from_str(&text).map_err(|e| Error::BadFile { path: path.into(), reason: reason(&text, &e) })?;
+    if holds_secret(&file) {
+        refuse_readable_by_others(path)?;
+    }
     let profiles = file.get("profile").and_then(Value::as_table).cloned().unwrap_or_default();
     let default = file.get("default").and_then(Value::as_str);
     let Some(name) = chosen.or(default) else { return Ok(BTreeMap::new()) };
@@ -50,10 +54,14 @@ pub fn read(path: &Path, chosen: Option<&str>, home: &Path) -> Result<BTreeMap<S
         let there = profiles.keys().cloned().collect();
         return Err(Error::NoProfile { name: name.into(), path: path.into(), there });
     };
-    if holds_secret(&file) {
-        refuse_readable_by_others(path)?;
-    }
     Reader { path, name, home, values: BTreeMap::new() }.sections(profile)
+}
+
+/// What is wrong with the file, and where. The parser's own text would quote the line, which may hold a key.
+fn reason(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {}, column {column}: {}", before.matches('\n').count() + 1, error.message())
 }
 
 /// Whether a secret stands written out anywhere in the file.
@@ -112,33 +120,45 @@ impl Reader<'_> {
         if !known.contains(&name) {
             return Err(bad("is not a key of a profile"));
         }
-        let text = if key.ends_with("-file") && plain.is_some() {
-            self.key_file(&text)?
-        } else if key.ends_with("-command") && plain.is_some() {
-            key_command(&text, &place)?
-        } else {
-            text
+        // As an empty variable: as good as none.
+        if text.trim().is_empty() {
+            return Ok(());
+        }
+        let kept = match plain {
+            Some(_) if key.ends_with("-file") => Some(Kept::File(self.path_of(&text))),
+            Some(_) => Some(Kept::Command(text.clone())),
+            None => None,
         };
         let full = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
         if self.values.contains_key(&full) {
             return Err(bad("is given in two ways; keep one"));
         }
-        self.values.insert(full, Found { text: text.trim().to_owned(), origin: Origin::File(place) });
+        let text = if kept.is_some() { "" } else { text.trim() };
+        self.values.insert(full, Found { kept, ..Found::written(text, Origin::File(place)) });
         Ok(())
     }
 
-    fn key_file(&self, text: &str) -> Result<String, Error> {
-        let path = match text.strip_prefix("~/") {
+    /// A key file's path: from the home folder, or beside the config file.
+    fn path_of(&self, text: &str) -> PathBuf {
+        match text.strip_prefix("~/") {
             Some(below) => self.home.join(below),
             None => self.path.parent().unwrap_or(Path::new("")).join(text),
-        };
-        refuse_readable_by_others(&path)?;
-        std::fs::read_to_string(&path).map_err(|source| Error::Unreadable { path, source })
+        }
     }
 }
 
+/// The key in a file of its own, which must be for its owner only.
+pub fn key_file(path: &Path) -> Result<String, Error> {
+    refuse_readable_by_others(path)?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.into(), source })?;
+    if text.trim().is_empty() {
+        return Err(Error::BadFile { path: path.into(), reason: "there is no key in it".into() });
+    }
+    Ok(text)
+}
+
 /// The first line a command prints. It runs in a shell with the terminal, so that a password agent can ask.
-fn key_command(command: &str, place: &str) -> Result<String, Error> {
+pub fn key_command(command: &str, place: &str) -> Result<String, Error> {
     let failed = |reason: String| Error::KeyCommand { place: place.into(), reason };
     let output = std::process::Command::new("/bin/sh")
         .arg("-c")

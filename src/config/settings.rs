@@ -9,7 +9,6 @@ use super::values::Found;
 use super::values::Origin;
 use super::values::Setting;
 use super::values::Values;
-use super::values::boolean;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -63,6 +62,15 @@ const ALL: [Setting; 16] = [
 /// Without these there is no colony; any of them makes it a configuration.
 const NEEDED: [Setting; 7] = [HOST, COLONY, KEY, ENDPOINT, BUCKET, ACCESS_KEY, SECRET_KEY];
 
+/// What makes it a configuration, though it is not needed: whoever sets it means a colony of their own.
+const OPTIONAL: [Setting; 6] = [PORT, TLS, SKIP_VERIFY, STORE_TLS, STORE_SKIP_VERIFY, REGION];
+
+/// Variables of ours that are no settings of a colony.
+const OTHERS: [&str; 3] = ["POLLINATOR_STATE_DIR", "POLLINATOR_CONFIG", "POLLINATOR_PROFILE"];
+
+/// Stands for bytes that are not text.
+const NOT_TEXT: char = char::REPLACEMENT_CHARACTER;
+
 /// Where settings are looked for.
 #[derive(Clone, Debug, Default)]
 pub struct Sources {
@@ -73,10 +81,23 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Those of this process. Variables that are not text are left out; none of ours may be.
+    /// Those of this process. Bytes that are not text become a mark of their own; [`load`] refuses them in variables of ours.
     pub fn of_process(profile: Option<String>) -> Sources {
-        let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect();
+        let environment =
+            std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.to_string_lossy().into_owned()))).collect();
         Sources { environment, profile }
+    }
+
+    /// A variable of ours that is not text would be taken for one that is not set, and the wrong colony used.
+    fn refuse_what_is_no_text(&self) -> Result<(), Error> {
+        let ours = ALL.iter().flat_map(|setting| setting.variables).chain(&OTHERS);
+        for name in ours {
+            if self.environment.get(*name).is_some_and(|text| text.contains(NOT_TEXT)) {
+                let (what, wanted) = (format!("environment, {name}"), "text in UTF-8".to_owned());
+                return Err(Error::Invalid { what, wanted, found: "other bytes".into() });
+            }
+        }
+        Ok(())
     }
 
     fn variable(&self, name: &str) -> Option<&str> {
@@ -123,6 +144,7 @@ pub struct Settings {
 /// # Errors
 /// Everything in [`Error`]; all that is missing is named at once.
 pub fn load(sources: &Sources) -> Result<Settings, Error> {
+    sources.refuse_what_is_no_text()?;
     let home = sources.variable("HOME").map(PathBuf::from);
     let folders = directories::ProjectDirs::from("", "", "pollinator");
     let state_dir = match (sources.variable("POLLINATOR_STATE_DIR"), sources.variable("XDG_STATE_HOME"), &home, &folders) {
@@ -151,22 +173,24 @@ pub fn load(sources: &Sources) -> Result<Settings, Error> {
         }
         None => (None, None),
     };
+    let rows = ALL.iter().map(|setting| row(&values, setting, colony.as_ref(), store.as_ref())).collect::<Result<_, _>>()?;
     Ok(Settings {
         colony,
         store,
         dashboard: values.find(&DASHBOARD)?.map(|found| found.text),
         verbose: values.switch(&VERBOSE, false)?,
         timeout: timeout(&values)?,
-        state_dir,
+        // The local colony's process and a command given elsewhere must mean the same folder.
+        state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
         config_file,
         profile,
-        rows: ALL.iter().map(|setting| row(&values, setting)).collect::<Result<_, _>>()?,
+        rows,
     })
 }
 
-/// What makes it a configuration: the first needed setting that is set.
+/// What makes it a configuration: the first setting of a colony that is set.
 fn is_configured(values: &Values) -> Result<Option<String>, Error> {
-    for setting in &NEEDED {
+    for setting in NEEDED.iter().chain(&OPTIONAL) {
         if let Some(found) = values.find(setting)? {
             return Ok(Some(match found.origin {
                 Origin::Variable(name) => name,
@@ -206,7 +230,7 @@ fn colony(values: &Values) -> Result<ColonyAccess, Error> {
                 80
             }
         }
-        Some(Found { text, origin }) => match text.parse::<u16>() {
+        Some(Found { text, origin, .. }) => match text.parse::<u16>() {
             Ok(port) if port > 0 => port,
             _ => return Err(Error::Invalid { what: origin.to_string(), wanted: "a port from 1 to 65535".into(), found: text }),
         },
@@ -222,7 +246,7 @@ fn colony(values: &Values) -> Result<ColonyAccess, Error> {
 }
 
 fn timeout(values: &Values) -> Result<Option<Duration>, Error> {
-    let Some(Found { text, origin }) = values.find(&TIMEOUT)? else { return Ok(None) };
+    let Some(Found { text, origin, .. }) = values.find(&TIMEOUT)? else { return Ok(None) };
     match text.parse::<u64>() {
         Ok(seconds @ 1..=86_400) => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(Error::Invalid { what: origin.to_string(), wanted: "a number of seconds from 1 to 86400".into(), found: text }),
@@ -231,7 +255,7 @@ fn timeout(values: &Values) -> Result<Option<Duration>, Error> {
 
 /// A host name alone: a scheme, a path or a port in it is a mistake that would only show as "cannot reach".
 fn host(values: &Values) -> Result<String, Error> {
-    let Some(Found { text, origin }) = values.find(&HOST)? else { return Ok(String::new()) };
+    let Some(Found { text, origin, .. }) = values.find(&HOST)? else { return Ok(String::new()) };
     let plain = text.trim_start_matches('[').trim_end_matches(']');
     let is_address = plain.parse::<std::net::Ipv6Addr>().is_ok();
     if !is_address && text.contains(['/', ':', ' ', '@']) {
@@ -255,21 +279,18 @@ fn store(values: &Values) -> Result<StoreAccess, Error> {
         Some(_) => return Err(invalid("host:port, http://host:port or https://host:port")),
     };
     let endpoint = endpoint.trim_end_matches('/');
-    if endpoint.is_empty() || endpoint.contains(['/', ' ', '@']) {
+    if endpoint.is_empty() || endpoint.contains(['/', ' ', '@', '?', '#']) || !has_good_port(endpoint) {
         return Err(invalid("host or host:port"));
     }
-    let said = values.find(&STORE_TLS)?.and_then(|found| boolean(&found.text));
-    if let (Some(scheme), Some(said)) = (scheme, said)
-        && scheme != said
+    let tls = values.switch(&STORE_TLS, scheme.unwrap_or(true))?;
+    if let (Some(scheme), Some(said)) = (scheme, values.find(&STORE_TLS)?)
+        && scheme != tls
     {
-        return Err(Error::Contradiction { first: found.origin.to_string(), second: STORE_TLS.variables[0].into() });
+        return Err(Error::Contradiction { first: found.origin.to_string(), second: said.origin.to_string() });
     }
     Ok(StoreAccess {
         endpoint: endpoint.to_owned(),
-        tls: match scheme {
-            Some(tls) => tls,
-            None => values.switch(&STORE_TLS, true)?,
-        },
+        tls,
         skip_verify: values.switch(&STORE_SKIP_VERIFY, false)?,
         access_key: text(values, &ACCESS_KEY)?,
         secret_key: hidden(values, &SECRET_KEY)?,
@@ -278,12 +299,40 @@ fn store(values: &Values) -> Result<StoreAccess, Error> {
     })
 }
 
-fn row(values: &Values, setting: &Setting) -> Result<Row, Error> {
-    let found = values.find(setting)?;
-    let origin = found.as_ref().map_or(Origin::Default, |found| found.origin.clone());
-    let value = found.map(|found| if setting.secret { "***".to_owned() } else { found.text });
-    let origin = if value.is_some() { origin.to_string() } else { "not set".into() };
-    Ok(Row { name: setting.variables[0].into(), value, origin })
+/// Whether what stands behind the last colon of `host:port`, if anything, is a port. `[::1]` has none.
+fn has_good_port(endpoint: &str) -> bool {
+    match endpoint.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0),
+        _ => true,
+    }
+}
+
+/// What holds where a colony is configured and nothing is said about this.
+fn default(setting: &Setting) -> Option<&'static str> {
+    match setting.key {
+        "colony.tls" | "store.tls" => Some("true"),
+        "colony.skip-verify" | "store.skip-verify" | "verbose" => Some("false"),
+        "store.region" => Some("us-east-1"),
+        _ => None,
+    }
+}
+
+fn row(values: &Values, setting: &Setting, colony: Option<&ColonyAccess>, store: Option<&StoreAccess>) -> Result<Row, Error> {
+    let name = setting.variables[0].to_owned();
+    if let Some(found) = values.find(setting)? {
+        let value = Some(if setting.secret { "***".to_owned() } else { found.text });
+        return Ok(Row { name, value, origin: found.origin.to_string() });
+    }
+    let value = match (setting.key, colony, store) {
+        ("verbose", ..) => default(setting).map(str::to_owned),
+        (_, None, _) | (_, _, None) => None,
+        ("colony.port", Some(colony), _) => Some(colony.port.to_string()),
+        // An endpoint with a scheme says it, too.
+        ("store.tls", _, Some(store)) => Some(store.tls.to_string()),
+        _ => default(setting).map(str::to_owned),
+    };
+    let origin = if value.is_some() { Origin::Default.to_string() } else { "not set".into() };
+    Ok(Row { name, value, origin })
 }
 
 #[cfg(test)]
@@ -406,6 +455,9 @@ mod tests {
         from.profile = Some("nope".into());
         assert!(load(&from).unwrap_err().hint().unwrap().contains("lumi"));
         from.profile = None;
+        // What is left of a configuration is half of one.
+        assert!(load(&from).unwrap_err().hint().unwrap().contains("unset COLONIES_SERVER_PORT"));
+        from.environment.remove("COLONIES_SERVER_PORT");
         assert!(load(&from).unwrap().colony.is_none());
     }
 

@@ -2,8 +2,10 @@
 
 use super::Error;
 use super::Secret;
+use super::file;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,10 +31,28 @@ impl fmt::Display for Origin {
 /// A value with its origin. Secrets are texts here, too, and are wrapped where they are taken out.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The text, trimmed.
+    /// The text, trimmed; empty where `kept` says where it is.
     pub text: String,
     /// Where it came from.
     pub origin: Origin,
+    /// A secret that is not written out. It is fetched when it is needed: asking a password store may take a person.
+    pub kept: Option<Kept>,
+}
+
+impl Found {
+    /// A value that is written out.
+    pub fn written(text: &str, origin: Origin) -> Found {
+        Found { text: text.trim().to_owned(), origin, kept: None }
+    }
+}
+
+/// Where a secret is kept that is not written out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In a file of its own.
+    File(PathBuf),
+    /// A command prints it.
+    Command(String),
 }
 
 /// One setting: its names in the environment (the first is the one in messages) and in a profile.
@@ -72,7 +92,7 @@ impl Values {
                     return Err(Error::Contradiction { first: first.origin.to_string(), second: (*name).into() });
                 }
                 Some(_) => {}
-                None => found = Some(Found { text: text.into(), origin: Origin::Variable((*name).into()) }),
+                None => found = Some(Found::written(text, Origin::Variable((*name).into()))),
             }
         }
         Ok(found.or_else(|| self.profile.get(setting.key).cloned()))
@@ -80,7 +100,13 @@ impl Values {
 
     /// The value of a secret.
     pub fn secret(&self, setting: &Setting) -> Result<Option<Secret>, Error> {
-        Ok(self.find(setting)?.map(|found| Secret::new(found.text)))
+        let Some(found) = self.find(setting)? else { return Ok(None) };
+        let text = match &found.kept {
+            None => found.text,
+            Some(Kept::File(path)) => file::key_file(path)?,
+            Some(Kept::Command(command)) => file::key_command(command, &found.origin.to_string())?,
+        };
+        Ok(Some(Secret::new(text.trim())))
     }
 
     /// The value of a switch.

@@ -41,6 +41,17 @@ pub enum Streamed {
     Refused(colonies::Error),
 }
 
+/// What one turn of one output brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Moved {
+    /// Nothing was new.
+    Nothing,
+    /// All that was new is sent.
+    Something,
+    /// The turn was over before all was sent.
+    MoreThere,
+}
+
 /// The stream of one job.
 #[derive(Debug)]
 pub struct LogStream {
@@ -71,17 +82,17 @@ impl LogStream {
         loop {
             // Asked before reading: what is read after the end is all there is.
             let ended = *over.borrow();
-            let mut moved = false;
+            let mut moved = Moved::Nothing;
             for number in 0..self.outputs.len() {
                 match self.send_some(number, ended).await? {
-                    Ok(some) => moved |= some,
+                    Ok(some) => moved = moved.max(some),
                     Err(refused) => return Ok(Streamed::Refused(refused)),
                 }
             }
-            if ended && !moved {
+            if ended && moved == Moved::Nothing {
                 return Ok(Streamed::All);
             }
-            if !ended {
+            if !ended && moved != Moved::MoreThere {
                 // A closed channel means that nobody will say more; the last value stands.
                 tokio::select! { () = tokio::time::sleep(PACE) => {}, changed = over.changed() => if changed.is_err() {
                     tokio::time::sleep(PACE).await;
@@ -99,29 +110,29 @@ impl LogStream {
         Ok(cut(output, &bytes, true).0)
     }
 
-    /// Sends what is new in one output, at most some full messages; whether there was anything.
-    async fn send_some(&self, number: usize, ended: bool) -> Result<Result<bool, colonies::Error>, Error> {
+    /// Sends what is new in one output, at most some full messages.
+    async fn send_some(&self, number: usize, ended: bool) -> Result<Result<Moved, colonies::Error>, Error> {
         let output = &self.outputs[number];
         let number = number as u32;
-        let mut moved = false;
+        let mut moved = Moved::Nothing;
         for _ in 0..TURN {
             let offset = self.journal.positions(self.job_id)?.get(&number).copied().unwrap_or(0);
             let bytes = read_at(&output.path, offset).await?;
             let full = bytes.len() == CHUNK;
             let (message, used) = cut(output, &bytes, ended && !full);
             if used == 0 {
-                break;
+                return Ok(Ok(moved));
             }
             let pending = self.journal.sending(self.job_id, number, offset + used as u64, &message)?;
             if let Err(refused) = self.deliver(&pending, &message, false).await? {
                 return Ok(Err(refused));
             }
-            moved = true;
+            moved = Moved::Something;
             if !full {
-                break;
+                return Ok(Ok(moved));
             }
         }
-        Ok(Ok(moved))
+        Ok(Ok(Moved::MoreThere))
     }
 
     /// Sends one message until it is accepted or refused for good. `unsure`: the server may have it already.

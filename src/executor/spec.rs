@@ -95,7 +95,7 @@ pub struct Job {
 pub struct SnapshotIn {
     /// Id.
     pub id: String,
-    /// Label it was made of.
+    /// Label it was made of; empty: the snapshot knows.
     pub label: String,
     /// Folder below the file area.
     pub dir: Inside,
@@ -108,7 +108,7 @@ pub struct SnapshotIn {
 /// A label and its folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirSync {
-    /// Label, normalised, with a leading `/`.
+    /// Label, normalised.
     pub label: String,
     /// Folder below the file area.
     pub dir: Inside,
@@ -301,7 +301,7 @@ fn files(job: &mut Job, spec: &FunctionSpec, id: &str, notices: &mut Vec<String>
         let field = |name: &str| format!("fs.snapshots[{i}].{name}");
         job.snapshots.push(SnapshotIn {
             id: s.snapshotid.clone(),
-            label: label(&field("label"), &with_id(&s.label, id))?,
+            label: if s.label.is_empty() { String::new() } else { label(&field("label"), &with_id(&s.label, id))? },
             dir: inside(&field("dir"), &with_id(&s.dir, id))?,
             keep_files: s.keepfiles,
             keep_snapshot: s.keepsnapshot,
@@ -328,8 +328,10 @@ fn inside(field: &str, text: &str) -> Result<Inside, Refusal> {
     Inside::read(text).map_err(|reason| Refusal { field: field.into(), reason })
 }
 
+/// A label, normalised. The leading `/` is part of its name: the server takes labels with and without.
 fn label(field: &str, text: &str) -> Result<String, Refusal> {
-    inside(field, text).map(|inside| format!("/{inside}"))
+    let slash = if text.starts_with('/') { "/" } else { "" };
+    inside(field, text).map(|inside| format!("{slash}{inside}"))
 }
 
 #[cfg(test)]

@@ -133,6 +133,14 @@ fn the_process_id_stands_in_every_place() {
 }
 
 #[test]
+fn labels_keep_their_leading_slash_or_its_absence() {
+    for (text, want) in [("/a//b/", "/a/b"), ("a/b", "a/b")] {
+        assert_eq!(read(with("/spec/fs/dirs/0/label", json!(text))).unwrap().dirs[0].label, want);
+    }
+    assert_eq!(read(with("/spec/fs/snapshots/0/label", json!(""))).unwrap().snapshots[0].label, "");
+}
+
+#[test]
 fn sync_needs_no_command_and_no_numbers() {
     let mut value = usual();
     value["spec"]["funcname"] = json!("sync");

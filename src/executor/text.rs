@@ -16,17 +16,21 @@ pub fn cut(bytes: &[u8], at_end: bool, limit: usize) -> (String, usize) {
     let mut text = String::new();
     let mut used = 0;
     for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            let piece_len = if c == '\0' { REPLACEMENT.len() } else { c.len_utf8() };
-            if text.len() + piece_len > limit {
+        // Runs between NULs are taken as they are.
+        for (number, run) in chunk.valid().split('\0').enumerate() {
+            if number > 0 {
+                if text.len() + REPLACEMENT.len() > limit {
+                    return (text, used);
+                }
+                text.push_str(REPLACEMENT);
+                used += 1;
+            }
+            let fits = run.floor_char_boundary(limit - text.len());
+            text.push_str(&run[..fits]);
+            used += fits;
+            if fits < run.len() {
                 return (text, used);
             }
-            if c == '\0' {
-                text.push_str(REPLACEMENT)
-            } else {
-                text.push(c)
-            }
-            used += c.len_utf8();
         }
         let invalid = chunk.invalid();
         if invalid.is_empty() {

@@ -8,8 +8,10 @@ use rusqlite::Connection;
 use rusqlite::params;
 use std::collections::HashMap;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 const MIGRATIONS: &[&str] = &["
@@ -50,47 +52,58 @@ impl Known {
 #[derive(Clone)]
 pub struct Index {
     db: Arc<Mutex<Connection>>,
+    path: PathBuf,
+}
+
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Index {
-    /// Opens `index.db` in the state folder. A damaged one is set aside and a new one begun; so is one of a newer version.
+    /// Opens `index.db` in the state folder. A damaged one is set aside as `index.db.broken-<n>` and a new one begun; so is one
+    /// of a newer version.
+    ///
+    /// # Errors
+    /// Those of the folder and of the database.
     pub fn open(state_folder: &Path) -> Result<Index, Error> {
         let path = state_folder.join("index.db");
         let db = match sqlite::open(&path, Durability::Cache, MIGRATIONS) {
             Ok(db) => db,
-            Err(error) if error.is_corrupt() || matches!(error, sqlite::Error::Newer { .. }) => {
-                let aside = path.with_extension(format!("db.broken-{}", std::process::id()));
-                tracing::warn!(%error, aside = %aside.display(), "the index is set aside and made anew");
-                set_aside(&path, &aside).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
-                sqlite::open(&path, Durability::Cache, MIGRATIONS)?
-            }
+            Err(error) if error.is_corrupt() || matches!(error, sqlite::Error::Newer { .. }) => begin_anew(&path, &error)?,
             Err(error) => return Err(error.into()),
         };
-        Ok(Index { db: Arc::new(Mutex::new(db)) })
+        Ok(Index { db: Arc::new(Mutex::new(db)), path })
     }
 
-    /// All that is known below a root. A cache that cannot be read knows nothing.
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All that is known below a root. A cache that cannot be read knows nothing; a damaged one is begun anew.
     pub(super) fn known(&self, root: &Path) -> HashMap<String, Known> {
-        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
-        let read = || -> rusqlite::Result<HashMap<String, Known>> {
-            let mut rows =
-                db.prepare_cached("SELECT path, size, mtime, ctime, inode, device, hashed, sha256 FROM digest WHERE root = ?1")?;
-            let rows = rows.query_map([root.to_string_lossy()], |row| {
-                let stat = Stat {
-                    size: row.get::<_, i64>(1)? as u64,
-                    mtime: row.get(2)?,
-                    ctime: row.get(3)?,
-                    inode: row.get::<_, i64>(4)? as u64,
-                    device: row.get::<_, i64>(5)? as u64,
-                };
-                Ok((row.get(0)?, Known { stat, hashed: row.get(6)?, sha256: row.get(7)? }))
-            })?;
-            rows.collect()
+        let mut db = self.lock();
+        let error = match read(&db, root) {
+            Ok(known) => return known,
+            Err(error) => error,
         };
-        read().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the index cannot be read; files are read instead");
-            HashMap::new()
-        })
+        tracing::warn!(%error, "the index cannot be read; files are read instead");
+        let damage = sqlite::Error::Sqlite { path: self.path.clone(), source: error };
+        if damage.is_corrupt()
+            && let Err(error) = self.renew(&mut db, &damage)
+        {
+            tracing::warn!(%error, "the damaged index stays");
+        }
+        HashMap::new()
+    }
+
+    fn renew(&self, db: &mut Connection, damage: &sqlite::Error) -> Result<(), Error> {
+        let none = Connection::open_in_memory().map_err(|source| sqlite::Error::Sqlite { path: self.path.clone(), source })?;
+        // Closed first: closing removes the write-ahead log by its name, which must not be the new one's.
+        drop(std::mem::replace(db, none));
+        *db = begin_anew(&self.path, damage)?;
+        Ok(())
     }
 
     /// Takes over what was learned, and forgets what is gone, in one transaction. A cache that cannot be written costs time.
@@ -98,38 +111,55 @@ impl Index {
         if learned.is_empty() && gone.is_empty() {
             return;
         }
-        let mut db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut write = || -> rusqlite::Result<()> {
-            let root = root.to_string_lossy();
-            let change = db.transaction()?;
-            {
-                let mut put =
-                    change.prepare_cached("INSERT OR REPLACE INTO digest VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
-                for (path, known) in learned {
-                    let stat = &known.stat;
-                    put.execute(params![
-                        root,
-                        path,
-                        stat.size as i64,
-                        stat.mtime,
-                        stat.ctime,
-                        stat.inode as i64,
-                        stat.device as i64,
-                        known.hashed,
-                        known.sha256
-                    ])?;
-                }
-                let mut drop = change.prepare_cached("DELETE FROM digest WHERE root = ?1 AND path = ?2")?;
-                for path in gone {
-                    drop.execute(params![root, path])?;
-                }
-            }
-            change.commit()
-        };
-        if let Err(error) = write() {
+        if let Err(error) = write(&mut self.lock(), root, learned, gone) {
             tracing::warn!(%error, "the index cannot be written; files will be read again");
         }
     }
+}
+
+fn read(db: &Connection, root: &Path) -> rusqlite::Result<HashMap<String, Known>> {
+    let sql = "SELECT path, size, mtime, ctime, inode, device, hashed, sha256 FROM digest WHERE root = ?1";
+    let mut rows = db.prepare_cached(sql)?;
+    let rows = rows.query_map([root.to_string_lossy()], |row| {
+        let stat = Stat {
+            size: row.get::<_, i64>(1)? as u64,
+            mtime: row.get(2)?,
+            ctime: row.get(3)?,
+            inode: row.get::<_, i64>(4)? as u64,
+            device: row.get::<_, i64>(5)? as u64,
+        };
+        Ok((row.get(0)?, Known { stat, hashed: row.get(6)?, sha256: row.get(7)? }))
+    })?;
+    rows.collect()
+}
+
+fn write(db: &mut Connection, root: &Path, learned: &[(String, Known)], gone: &[String]) -> rusqlite::Result<()> {
+    let root = root.to_string_lossy();
+    let change = db.transaction()?;
+    {
+        let mut put = change.prepare_cached("INSERT OR REPLACE INTO digest VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
+        for (path, known) in learned {
+            let Stat { size, mtime, ctime, inode, device } = known.stat;
+            let (size, inode, device) = (size as i64, inode as i64, device as i64);
+            put.execute(params![root, path, size, mtime, ctime, inode, device, known.hashed, known.sha256])?;
+        }
+        let mut drop = change.prepare_cached("DELETE FROM digest WHERE root = ?1 AND path = ?2")?;
+        for path in gone {
+            drop.execute(params![root, path])?;
+        }
+    }
+    change.commit()
+}
+
+/// Sets the file aside under the first free name and opens a new one.
+fn begin_anew(path: &Path, why: &sqlite::Error) -> Result<Connection, Error> {
+    let names = (1u32..).map(|n| path.with_extension(format!("db.broken-{n}")));
+    let Some(aside) = names.into_iter().find(|name| name.symlink_metadata().is_err()) else {
+        return Err(Error::Unreadable { path: path.into(), source: std::io::Error::other("no free name to set it aside") });
+    };
+    tracing::warn!(error = %why, aside = %aside.display(), "the index is set aside and made anew");
+    set_aside(path, &aside).map_err(|source| Error::Unreadable { path: path.into(), source })?;
+    Ok(sqlite::open(path, Durability::Cache, MIGRATIONS)?)
 }
 
 /// Moves a database out of the way, with its write-ahead log: a log of another database must never be replayed into a new one.
@@ -160,7 +190,29 @@ mod tests {
         drop(index);
         let index = Index::open(state.path()).unwrap();
         assert_eq!(index.known(Path::new("/t")).get("a"), Some(&known));
-        assert!(std::fs::read_dir(state.path()).unwrap().any(|e| e.unwrap().file_name().to_string_lossy().contains("broken")));
+        assert!(state.path().join("index.db.broken-1").is_file());
+    }
+
+    #[test]
+    fn damage_that_shows_later_costs_one_look_only() {
+        let state = tempfile::tempdir().unwrap();
+        let path = state.path().join("index.db");
+        let stat = Stat { size: 1, mtime: 1, ctime: 1, inode: 1, device: 1 };
+        let known = Known { stat, hashed: 5 * GRAIN, sha256: "x".repeat(64) };
+        let many: Vec<_> = (0..5000).map(|n| (format!("file-{n}"), known.clone())).collect();
+        let index = Index::open(state.path()).unwrap();
+        index.learn(Path::new("/t"), &many, &[]);
+        drop(index);
+        // The header and the schema stay whole; the rows are garbage.
+        let mut bytes = std::fs::read(&path).unwrap();
+        let half = bytes.len() / 4;
+        bytes[half..].fill(0xa5);
+        std::fs::write(&path, bytes).unwrap();
+        let index = Index::open(state.path()).unwrap();
+        assert!(index.known(Path::new("/t")).is_empty());
+        index.learn(Path::new("/t"), &many[..1], &[]);
+        assert_eq!(index.known(Path::new("/t")).len(), 1);
+        assert!(state.path().join("index.db.broken-1").is_file());
     }
 
     #[test]

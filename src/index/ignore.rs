@@ -79,8 +79,13 @@ impl Rules {
         Ok(Verdict { ignored: false, rule: None })
     }
 
-    /// Whether a path is left out, by itself or with a folder above it.
+    /// Whether a path is left out, by itself or with a folder above it. What it is, is looked up on the disk.
     pub fn explain(&mut self, path: &Path) -> Result<Verdict, Error> {
+        self.explain_as(path, path.is_dir())
+    }
+
+    /// As [`Rules::explain`] for what need not be on the disk.
+    pub fn explain_as(&mut self, path: &Path, is_folder: bool) -> Result<Verdict, Error> {
         let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|f| f.starts_with(&self.top) && *f != self.top).collect();
         above.reverse();
         for folder in above {
@@ -89,7 +94,7 @@ impl Rules {
                 return Ok(verdict);
             }
         }
-        self.check(path, path.is_dir())
+        self.check(path, is_folder)
     }
 
     fn of_folder(&mut self, folder: &Path) -> Result<Option<Arc<Gitignore>>, Error> {

@@ -13,6 +13,7 @@ pub use path::RelPath;
 pub use scan::LocalFile;
 pub use scan::LocalTree;
 pub use scan::Stat;
+pub use scan::open_regular;
 pub use scan::scan;
 
 use std::path::PathBuf;

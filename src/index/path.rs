@@ -74,6 +74,14 @@ impl RelPath {
         RelPath::parse(&format!("{}/{name}", self.0))
     }
 
+    /// The text of another name in the same folder.
+    pub fn beside(&self, name: &str) -> String {
+        match self.0.rsplit_once('/') {
+            Some((folder, _)) => format!("{folder}/{name}"),
+            None => name.to_owned(),
+        }
+    }
+
     /// Below a root folder.
     pub fn under(&self, root: &Path) -> PathBuf {
         root.join(&self.0)

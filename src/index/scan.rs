@@ -15,13 +15,14 @@ use std::fs::File;
 use std::fs::Metadata;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 /// What tells a changed file from an unchanged one. Times in ns since 1970.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Stat {
     pub size: u64,
@@ -42,6 +43,12 @@ impl Stat {
             device: metadata.dev(),
         }
     }
+
+    /// Whether it is the same file with nothing written to it since. Unlike equality it holds over renames, which change the
+    /// time of the inode on most file systems.
+    pub fn is_unwritten(&self, now: &Stat) -> bool {
+        Stat { ctime: 0, ..*self } == Stat { ctime: 0, ..*now }
+    }
 }
 
 /// A file as it is on disk.
@@ -53,6 +60,15 @@ pub struct LocalFile {
     pub sha256: String,
     /// Permission bits.
     pub mode: u32,
+    /// What it was when it was looked at; of a link, that of its target. All zero for a folder's marker.
+    pub stat: Stat,
+}
+
+impl LocalFile {
+    /// What stands for a folder without files of its own.
+    pub fn marker() -> LocalFile {
+        LocalFile { size: 0, sha256: EMPTY_SHA256.into(), mode: 0o644, stat: Stat::default() }
+    }
 }
 
 /// A tree as it is on disk.
@@ -68,6 +84,8 @@ pub struct LocalTree {
     pub problems: Vec<(String, String)>,
     /// What is no file (pipes, dangling links, links out of the tree…) and stays behind.
     pub skipped: Vec<(String, String)>,
+    /// Unfinished downloads of ours that nobody works on any more.
+    pub leftovers: Vec<PathBuf>,
 }
 
 /// SHA-256 of nothing.
@@ -151,7 +169,7 @@ impl Walk<'_> {
         if let (true, Some(below)) = (is_empty, below)
             && let Ok(marker) = below.join(FOLDER_MARKER)
         {
-            self.tree.files.insert(marker, LocalFile { size: 0, sha256: EMPTY_SHA256.into(), mode: 0o644 });
+            self.tree.files.insert(marker, LocalFile::marker());
         }
         Ok(())
     }
@@ -168,6 +186,9 @@ impl Walk<'_> {
             }
         };
         if self.rules.check(full, metadata.is_dir())?.ignored {
+            if is_temporary(path.name()) && metadata.is_file() && is_old(&metadata) {
+                self.tree.leftovers.push(full.to_owned());
+            }
             return Ok(false);
         }
         if metadata.is_dir() {
@@ -216,7 +237,8 @@ fn digest_all(root: &Path, found: Vec<FoundFile>, index: &Index, jobs: usize, tr
     for file in found {
         match known.remove(file.path.as_str()) {
             Some(entry) if entry.holds(&file.stat) => {
-                tree.files.insert(file.path, LocalFile { size: file.stat.size, sha256: entry.sha256, mode: file.mode });
+                let (size, stat) = (file.stat.size, file.stat);
+                tree.files.insert(file.path, LocalFile { size, sha256: entry.sha256, mode: file.mode, stat });
             }
             _ => unread.push(file),
         }
@@ -257,11 +279,37 @@ fn read_all(root: &Path, unread: Vec<FoundFile>, jobs: usize) -> HashMap<RelPath
     done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How long a download that was not finished is taken for one that is still under way, seconds.
+const UNDER_WAY: i64 = 3600;
+
+/// `.<name>.pollinator-<16 hex digits>`, as downloads are called until they are whole.
+fn is_temporary(name: &str) -> bool {
+    let random = name.strip_prefix('.').and_then(|rest| rest.rsplit_once(super::TEMPORARY)).map(|(_, random)| random);
+    random.is_some_and(|r| r.len() == 16 && r.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+fn is_old(metadata: &Metadata) -> bool {
+    jiff::Timestamp::now().as_second() - metadata.mtime().max(metadata.ctime()) > UNDER_WAY
+}
+
+/// Opens a file for reading. What became a pipe since it was looked at is refused instead of waited for.
+///
+/// # Errors
+/// Those of the system; "is not a file" for anything but a regular file.
+pub fn open_regular(path: &Path) -> std::io::Result<(File, Metadata)> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(std::io::Error::other("is not a file any more"));
+    }
+    Ok((file, metadata))
+}
+
 /// Reads one file. Its stat is taken from the opened file before reading: a change during or after shows in the next look.
-fn read(path: &PathBuf, mode: u32) -> ReadFile {
+fn read(path: &Path, mode: u32) -> ReadFile {
     let hashed = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
-    let mut file = File::open(path).map_err(|e| format!("cannot be read: {e}"))?;
-    let stat = Stat::of(&file.metadata().map_err(|e| e.to_string())?);
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    let (mut file, metadata) = open_regular(path).map_err(unreadable)?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0u8; 256 * 1024];
     let mut size = 0u64;
@@ -270,13 +318,14 @@ fn read(path: &PathBuf, mode: u32) -> ReadFile {
             Ok(0) => break,
             Ok(n) => n,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(format!("cannot be read: {error}")),
+            Err(error) => return Err(unreadable(error)),
         };
         size += n as u64;
         hasher.update(&buffer[..n]);
     }
     let sha256 = hex::encode(hasher.finalize());
-    Ok((LocalFile { size, sha256: sha256.clone(), mode }, Known { stat: Stat { size, ..stat }, hashed, sha256 }))
+    let stat = Stat { size, ..Stat::of(&metadata) };
+    Ok((LocalFile { size, sha256: sha256.clone(), mode, stat }, Known { stat, hashed, sha256 }))
 }
 
 #[cfg(test)]
@@ -325,6 +374,40 @@ mod tests {
         File::options().write(true).open(&path).unwrap().set_modified(mtime).unwrap();
         let after = look(root.path(), state.path());
         assert_ne!(before.files.values().next().unwrap().sha256, after.files.values().next().unwrap().sha256);
+    }
+
+    #[test]
+    fn names_differing_in_case_and_unreadable_names_hide_no_other() {
+        use std::os::unix::ffi::OsStrExt;
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for name in ["Readme", "README", "a"] {
+            fs::write(root.path().join(name), name).unwrap();
+        }
+        fs::write(root.path().join(std::ffi::OsStr::from_bytes(b"bad\xff")), "x").unwrap();
+        let tree = look(root.path(), state.path());
+        assert_eq!(tree.files.len(), 3);
+        assert_eq!(tree.problems, [("bad\u{fffd}".to_owned(), "the name is not UTF-8".to_owned())]);
+    }
+
+    #[test]
+    fn a_file_that_becomes_a_pipe_is_a_problem_and_no_wait() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("pipe");
+        let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a C string that lives during the call.
+        assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
+        assert!(read(&path, 0o644).unwrap_err().contains("not a file"));
+    }
+
+    #[test]
+    fn only_old_downloads_of_ours_are_leftovers() {
+        let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(root.path().join(".x.pollinator-0123456789abcdef"), "new").unwrap();
+        assert!(look(root.path(), state.path()).leftovers.is_empty());
+        assert!(is_temporary(".x.pollinator-0123456789abcdef") && is_temporary(".a.b.pollinator-0123456789abcdef"));
+        for other in ["x.pollinator-0123456789abcdef", ".x.pollinator-0123", ".x.pollinator-0123456789abcdeg", ".pollinator"] {
+            assert!(!is_temporary(other), "{other}");
+        }
     }
 
     #[test]

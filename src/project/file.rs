@@ -1,19 +1,16 @@
 //! `project.yaml`: the keys of today's tool, read strictly.
 
 use super::Error;
-use super::scalar::Count;
-use super::scalar::Cpu;
-use super::scalar::Flag;
-use super::scalar::MARK;
-use super::scalar::Mem;
-use super::scalar::Name;
-use super::scalar::Places;
-use super::scalar::Port;
-use super::scalar::Seconds;
-use super::scalar::Source;
-use super::scalar::Text;
-use serde::Deserialize;
-use serde_yaml::Value;
+use super::scalar;
+use super::scalar::Check;
+use super::yaml::Document;
+use super::yaml::Entry;
+use super::yaml::Fault;
+use super::yaml::Kind;
+use super::yaml::Node;
+use super::yaml::Scalar;
+use super::yaml::Step;
+use super::yaml::Value;
 use std::path::Path;
 
 /// GPUs a project asks for.
@@ -70,188 +67,276 @@ pub struct ProjectFile {
     pub tunnel: Option<Tunnel>,
 }
 
-#[derive(Deserialize)]
-struct Raw {
-    projectname: Name,
-    #[serde(default)]
-    conditions: RawConditions,
-    environment: RawEnvironment,
-    #[serde(default)]
-    tunnel: Option<RawTunnel>,
-}
+/// Name of the whole file, as a section.
+const ROOT: &str = "";
 
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
-struct RawConditions {
-    executor_names: Vec<Text>,
-    nodes: Option<Places>,
-    processes_per_node: Option<Places>,
-    cpu: Option<Cpu>,
-    mem: Option<Mem>,
-    walltime: Option<Seconds>,
-    gpu: RawGpu,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct RawGpu {
-    count: Option<Count>,
-    name: Option<Text>,
-}
-
-#[derive(Deserialize)]
-struct RawEnvironment {
-    docker: Option<Text>,
-    #[serde(rename = "rebuildImage")]
-    rebuild_image: Option<Flag>,
-    #[serde(rename = "init-cmd")]
-    init_cmd: Option<Text>,
-    cmd: Text,
-    source: Option<Source>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawTunnel {
-    user: Text,
-    jump_host: Text,
-    jump_host_port: Option<Port>,
-    ssh_key: Option<Text>,
-    local_port: Port,
-    remote_port: Port,
-}
-
-impl From<Raw> for ProjectFile {
-    fn from(raw: Raw) -> ProjectFile {
-        let text = |t: Option<Text>| t.map(|t| t.0).unwrap_or_default();
-        let RawConditions { executor_names, nodes, processes_per_node, cpu, mem, walltime, gpu } = raw.conditions;
-        let environment = raw.environment;
-        ProjectFile {
-            projectname: raw.projectname.0,
-            executor_names: executor_names.into_iter().map(|name| name.0.trim().to_owned()).filter(|n| !n.is_empty()).collect(),
-            nodes: nodes.map_or(1, |n| n.0),
-            processes_per_node: processes_per_node.map_or(1, |n| n.0),
-            cpu: cpu.map_or_else(|| "1000m".into(), |c| c.0),
-            mem: mem.map_or_else(|| "1000Mi".into(), |m| m.0),
-            walltime: walltime.map_or(600, |w| w.0),
-            gpu: Gpu { count: gpu.count.map_or(0, |c| c.0), name: text(gpu.name) },
-            docker: text(environment.docker),
-            rebuild_image: environment.rebuild_image.is_some_and(|f| f.0),
-            init_cmd: text(environment.init_cmd),
-            cmd: environment.cmd.0,
-            source: environment.source.and_then(|s| s.0),
-            tunnel: raw.tunnel.map(|t| Tunnel {
-                user: t.user.0,
-                jump_host: t.jump_host.0,
-                jump_host_port: t.jump_host_port.map_or(22, |p| p.0),
-                ssh_key: text(t.ssh_key),
-                local_port: t.local_port.0,
-                remote_port: t.remote_port.0,
-            }),
-        }
-    }
-}
-
-/// Keys by the map they stand in; `""` is the whole file. Those of later versions are known too, and not used yet.
+/// Keys by the section they stand in. Those of later versions are known too, and not used yet.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("", &["projectname", "conditions", "environment", "tunnel", "agent", "sweep"]),
+    (ROOT, &["projectname", "conditions", "environment", "tunnel", "agent", "sweep"]),
     ("conditions", &["executorNames", "nodes", "processesPerNode", "cpu", "mem", "walltime", "gpu", "array"]),
-    ("conditions.gpu", &["count", "name"]),
+    ("gpu", &["count", "name"]),
     ("environment", &["docker", "rebuildImage", "init-cmd", "cmd", "source"]),
     ("tunnel", &["user", "jumpHost", "jumpHostPort", "sshKey", "localPort", "remotePort"]),
 ];
+
+/// Values that hold where the file says nothing, as `pollinator new` writes them.
+mod default {
+    pub(super) const PLACES: i64 = 1;
+    pub(super) const CPU: &str = "1000m";
+    pub(super) const MEM: &str = "1000Mi";
+    pub(super) const WALLTIME: i64 = 600;
+    pub(super) const SSH_PORT: u16 = 22;
+}
 
 /// Reads the file's bytes. `path` is how errors name it.
 pub(super) fn read(bytes: &[u8], path: &Path) -> Result<(ProjectFile, Vec<String>), Error> {
     let invalid = |line, column, message: String| Error::Invalid { path: path.into(), line, column, message };
     let text = std::str::from_utf8(bytes).map_err(|e| {
-        let before = &bytes[..e.valid_up_to()];
-        let line = 1 + before.iter().filter(|b| **b == b'\n').count();
-        let column = 1 + before.iter().rev().take_while(|b| **b != b'\n').count();
-        invalid(line, column, "the text is not UTF-8".into())
+        let before = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
+        let last = before.rsplit('\n').next().unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        invalid(line, 1 + last.chars().count(), "the text is not UTF-8".into())
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let wrong = |error: serde_yaml::Error| {
-        let place = error.location();
-        let (line, column) = place.map_or((1, 1), |p| (p.line(), p.column()));
-        invalid(line, column, message(&error))
-    };
-    let value: Value = serde_yaml::from_str(text).map_err(wrong)?;
-    if !value.is_mapping() {
-        return Err(invalid(1, 1, "the file must hold keys and values, such as `projectname: my-project`".into()));
-    }
-    let raw: Raw = serde_yaml::from_str(text).map_err(wrong)?;
+    let document = Document::parse(text).map_err(|Fault { line, column, message }| {
+        let indent = text.lines().nth(line.saturating_sub(1)).unwrap_or_default();
+        let indent = &indent[..indent.len() - indent.trim_start().len()];
+        let advice = if indent.contains('\t') { "; YAML is indented with spaces, not with tabs" } else { "" };
+        invalid(line, column, format!("{message}{advice}"))
+    })?;
     let mut warnings = Vec::new();
-    for (place, known) in KNOWN {
-        unknown_keys(&value, place, known, text, path, &mut warnings);
-    }
-    let settings = ProjectFile::from(raw);
-    if settings.cmd.trim().is_empty() {
-        return Err(invalid(line_of(text, "cmd").unwrap_or(1), 1, "`cmd` must be a command, found nothing".into()));
-    }
-    if settings.source.is_none() {
-        warnings.push(format!("{} names no `source`: the command gets no argument", path.display()));
-    }
-    if settings.tunnel.is_some() {
-        warnings.push("`tunnel` is read, but this version opens no tunnel".into());
-    }
+    let settings = Reader { document, path }.settings(&mut warnings)?;
     Ok((settings, warnings))
 }
 
-/// serde_yaml's message in our words: `` `key` must be …`` instead of `conditions.key: … at line 1 column 2`.
-fn message(error: &serde_yaml::Error) -> String {
-    let text = error.to_string();
-    let text = match text.rfind(" at line ") {
-        Some(at) if error.location().is_some() => &text[..at],
-        _ => &text,
-    };
-    if let Some((path, ours)) = text.split_once(MARK) {
-        let path = path.trim_end_matches(": ");
-        // A list or map where a scalar was wanted: `invalid type: map, expected \u{1}a text`.
-        if let Some((path, found)) = path.split_once("invalid type: ").map(|(p, rest)| (p.trim_end_matches(": "), rest)) {
-            let found = found.split(',').next().unwrap_or(found);
-            return format!("`{}` must be {ours}, found a {}", last(path), if found == "sequence" { "list" } else { found });
+/// A section of the file: the entries of a map. Where the section stands twice, those of both, since later ones hold.
+struct Section<'n> {
+    name: &'static str,
+    entries: Vec<&'n Entry>,
+    /// Where a missing key is missing.
+    way: &'n [Step],
+}
+
+impl<'n> Section<'n> {
+    /// The entry that holds: the last of that name.
+    fn find(&self, key: &str) -> Option<&'n Entry> {
+        self.entries.iter().rev().find(|entry| entry.key == key).copied()
+    }
+}
+
+struct Reader<'t> {
+    document: Document<'t>,
+    path: &'t Path,
+}
+
+impl Reader<'_> {
+    fn settings(&self, warnings: &mut Vec<String>) -> Result<ProjectFile, Error> {
+        let root = &self.document.root;
+        let Value::Map(entries) = &root.value else {
+            return Err(self.invalid(&[], "the file must hold keys and values, such as `projectname: my-project`".into()));
+        };
+        let whole = Section { name: ROOT, entries: entries.iter().collect(), way: &[] };
+        let conditions = self.section(&whole, "conditions")?;
+        let gpu = self.section(&conditions, "gpu")?;
+        let environment = self.section(&whole, "environment")?;
+        let tunnel = self.section(&whole, "tunnel")?;
+        for section in [&whole, &conditions, &gpu, &environment, &tunnel] {
+            self.unknown_keys(section, warnings);
+            self.repeated_keys(section, warnings);
         }
-        return format!("`{}` {ours}", last(path));
-    }
-    if let Some(missing) = text.strip_prefix("missing field ").or_else(|| text.split(": missing field ").nth(1)) {
-        return format!("the key {missing} is missing");
-    }
-    match text.split_once(": invalid type: ") {
-        Some((path, rest)) => format!("`{}` has the wrong type: {rest}", last(path)),
-        None => text.to_owned(),
-    }
-}
-
-/// The key itself of a path such as `conditions.gpu.count` or `conditions.executorNames[0]`.
-fn last(path: &str) -> &str {
-    path.rsplit('.').next().unwrap_or(path)
-}
-
-fn unknown_keys(value: &Value, place: &str, known: &[&str], text: &str, path: &Path, warnings: &mut Vec<String>) {
-    let map = place.split('.').filter(|p| !p.is_empty()).try_fold(value, |v, key| v.get(key));
-    let Some(map) = map.and_then(Value::as_mapping) else { return };
-    for key in map.keys() {
-        let Some(key) = key.as_str() else { continue };
-        if known.contains(&key) {
-            continue;
+        if self.document.more {
+            warnings.push(format!("only the first document of {} (up to `---`) is read", self.path.display()));
         }
-        let all = KNOWN.iter().flat_map(|(_, keys)| keys.iter());
-        let near = known.iter().chain(all).map(|k| (strsim::jaro_winkler(&k.to_lowercase(), &key.to_lowercase()), *k));
-        let best = near.fold((0.0, ""), |best, next| if next.0 > best.0 { next } else { best });
-        let line = line_of(text, key).map_or_else(String::new, |line| format!(":{line}"));
-        let advice = if best.0 > 0.75 { format!("; did you mean `{}`?", best.1) } else { String::new() };
-        warnings.push(format!("unknown key `{key}` at {}{line} is not used{advice}", path.display()));
+        let settings = ProjectFile {
+            projectname: self.required(&whole, "projectname", &scalar::NAME)?,
+            executor_names: self.names(&conditions, "executorNames")?,
+            nodes: self.scalar(&conditions, "nodes", &scalar::PLACES)?.unwrap_or(default::PLACES),
+            processes_per_node: self.scalar(&conditions, "processesPerNode", &scalar::PLACES)?.unwrap_or(default::PLACES),
+            cpu: self.scalar(&conditions, "cpu", &scalar::CPU)?.unwrap_or_else(|| default::CPU.into()),
+            mem: self.scalar(&conditions, "mem", &scalar::MEM)?.unwrap_or_else(|| default::MEM.into()),
+            walltime: self.scalar(&conditions, "walltime", &scalar::SECONDS)?.unwrap_or(default::WALLTIME),
+            gpu: Gpu { count: self.scalar(&gpu, "count", &scalar::COUNT)?.unwrap_or(0), name: self.text(&gpu, "name")? },
+            docker: self.text(&environment, "docker")?,
+            rebuild_image: self.scalar(&environment, "rebuildImage", &scalar::FLAG)?.unwrap_or(false),
+            init_cmd: self.text(&environment, "init-cmd")?,
+            cmd: self.command(&whole, &environment)?,
+            source: self.scalar(&environment, "source", &scalar::SOURCE)?.flatten(),
+            tunnel: if tunnel.entries.is_empty() { None } else { Some(self.tunnel(&tunnel)?) },
+        };
+        self.advise(&settings, &conditions, warnings);
+        Ok(settings)
+    }
+
+    /// What is legal and may still surprise.
+    fn advise(&self, settings: &ProjectFile, conditions: &Section<'_>, warnings: &mut Vec<String>) {
+        let file = self.path.display();
+        if let Some(odd) = settings.projectname.chars().find(|c| ['%', '_'].contains(c)) {
+            warnings.push(format!(
+                "`{odd}` in `projectname` matches any text in the file labels of a colony, so other tools may list another \
+                 project's files with this one's; letters, digits and - are safe"
+            ));
+        }
+        if conditions.find("walltime").is_none() {
+            warnings.push(format!("{file} names no `walltime`: the process is ended after {} s", settings.walltime));
+        }
+        if settings.source.is_none() {
+            warnings.push(format!("{file} names no `source`: the command gets no argument"));
+        }
+        if settings.tunnel.is_some() {
+            warnings.push("`tunnel` is read, but this version opens no tunnel".into());
+        }
+    }
+
+    fn command(&self, whole: &Section<'_>, environment: &Section<'_>) -> Result<String, Error> {
+        if whole.find("environment").is_none() {
+            return Err(self.invalid(&[], "the key `environment` is missing".into()));
+        }
+        self.required(environment, "cmd", &scalar::COMMAND)
+    }
+
+    fn tunnel(&self, tunnel: &Section<'_>) -> Result<Tunnel, Error> {
+        Ok(Tunnel {
+            user: self.required(tunnel, "user", &scalar::TEXT)?,
+            jump_host: self.required(tunnel, "jumpHost", &scalar::TEXT)?,
+            jump_host_port: self.scalar(tunnel, "jumpHostPort", &scalar::PORT)?.unwrap_or(default::SSH_PORT),
+            ssh_key: self.text(tunnel, "sshKey")?,
+            local_port: self.required(tunnel, "localPort", &scalar::PORT)?,
+            remote_port: self.required(tunnel, "remotePort", &scalar::PORT)?,
+        })
+    }
+
+    fn invalid(&self, way: &[Step], message: String) -> Error {
+        let (line, column) = self.document.place(way);
+        Error::Invalid { path: self.path.into(), line, column, message }
+    }
+
+    fn at(&self, way: &[Step]) -> String {
+        let (line, column) = self.document.place(way);
+        format!("{}:{line}:{column}", self.path.display())
+    }
+
+    /// A section within another; none is one without entries.
+    fn section<'n>(&self, within: &Section<'n>, name: &'static str) -> Result<Section<'n>, Error> {
+        let mut section = Section { name, entries: Vec::new(), way: within.way };
+        for entry in within.entries.iter().filter(|entry| entry.key == name) {
+            section.way = &entry.way;
+            match &entry.node.value {
+                Value::Map(entries) => section.entries.extend(entries),
+                Value::Null => {}
+                _ => {
+                    let found = shown(&entry.node);
+                    return Err(self.invalid(&entry.node.way, format!("`{name}` must hold keys and values, found {found}")));
+                }
+            }
+        }
+        Ok(section)
+    }
+
+    /// A scalar; none where the key is missing or has no value.
+    fn scalar<T>(&self, section: &Section<'_>, key: &str, check: &Check<T>) -> Result<Option<T>, Error> {
+        let Some(entry) = section.find(key) else { return Ok(None) };
+        let value = match &entry.node.value {
+            Value::Null => return Ok(None),
+            Value::Scalar(scalar) => (check.read)(scalar),
+            _ => None,
+        };
+        match value {
+            Some(value) => Ok(Some(value)),
+            None => Err(self.unfit(key, &entry.node, check.wanted)),
+        }
+    }
+
+    fn unfit(&self, key: &str, node: &Node, wanted: &str) -> Error {
+        self.invalid(&node.way, format!("`{key}` must be {wanted}, found {}", shown(node)))
+    }
+
+    fn required<T>(&self, section: &Section<'_>, key: &str, check: &Check<T>) -> Result<T, Error> {
+        match (self.scalar(section, key, check)?, section.find(key)) {
+            (Some(value), _) => Ok(value),
+            (None, Some(entry)) => Err(self.unfit(key, &entry.node, check.wanted)),
+            (None, None) if section.name == ROOT => Err(self.invalid(&[], format!("the key `{key}` is missing"))),
+            (None, None) => Err(self.invalid(section.way, format!("the key `{key}` is missing below `{}`", section.name))),
+        }
+    }
+
+    fn text(&self, section: &Section<'_>, key: &str) -> Result<String, Error> {
+        Ok(self.scalar(section, key, &scalar::TEXT)?.unwrap_or_default())
+    }
+
+    /// A list of names; empty items are nobody.
+    fn names(&self, section: &Section<'_>, key: &str) -> Result<Vec<String>, Error> {
+        let Some(entry) = section.find(key) else { return Ok(Vec::new()) };
+        let items = match &entry.node.value {
+            Value::Null => return Ok(Vec::new()),
+            Value::List(items) => items,
+            _ => return Err(self.unfit(key, &entry.node, "a list of names, each in a line of its own after a `-`")),
+        };
+        let mut names = Vec::new();
+        for item in items {
+            match &item.value {
+                Value::Null => {}
+                Value::Scalar(Scalar { text, .. }) if !text.chars().any(char::is_control) => names.push(text.trim().to_owned()),
+                _ => {
+                    return Err(self.invalid(&item.way, format!("each of `{key}` must be a name, found {}", shown(item))));
+                }
+            }
+        }
+        names.retain(|name| !name.is_empty());
+        Ok(names)
+    }
+
+    fn unknown_keys(&self, section: &Section<'_>, warnings: &mut Vec<String>) {
+        let known = KNOWN.iter().find(|(name, _)| *name == section.name).map_or(&[][..], |(_, keys)| keys);
+        for entry in section.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+            let place = self.at(&entry.way);
+            let advice = advice(&entry.key, known).unwrap_or_default();
+            warnings.push(format!("unknown key `{}` at {place} is not used{advice}", entry.key));
+        }
+    }
+
+    fn repeated_keys(&self, section: &Section<'_>, warnings: &mut Vec<String>) {
+        for (number, entry) in section.entries.iter().enumerate() {
+            let again = section.entries[..number].iter().any(|earlier| earlier.key == entry.key);
+            if again {
+                let place = self.at(&entry.way);
+                warnings.push(format!("the key `{}` stands more than once; the one at {place} holds", entry.key));
+            }
+        }
     }
 }
 
-/// Line of a key, from 1: the first line that begins with it.
-fn line_of(text: &str, key: &str) -> Option<usize> {
-    let begins = |line: &str| {
-        let rest = line.trim_start_matches([' ', '-', '"', '\'']).strip_prefix(key);
-        rest.is_some_and(|rest| rest.trim_start_matches(['"', '\'']).trim_start().starts_with(':'))
+/// What a node is, for "found …".
+fn shown(node: &Node) -> String {
+    match &node.value {
+        Value::Null => "nothing".into(),
+        Value::List(_) => "a list".into(),
+        Value::Map(_) => "keys and values".into(),
+        Value::Scalar(Scalar { text, kind: Kind::Text }) => format!("{text:?}"),
+        Value::Scalar(Scalar { text, .. }) => text.clone(),
+    }
+}
+
+/// Which known key was probably meant: first among those of the same section.
+fn advice(key: &str, known: &[&'static str]) -> Option<String> {
+    const NEAR: f64 = 0.75;
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
+    // One slip of the finger is near, however short the word: `mme` for `mem`.
+    let rate = |a: &str, b: &str| match strsim::osa_distance(a, b) {
+        0 => 1.0,
+        1 => 0.95,
+        _ => strsim::jaro_winkler(a, b),
     };
-    text.lines().position(begins).map(|at| at + 1)
+    let nearest = |keys: &mut dyn Iterator<Item = (&'static str, &'static str)>| {
+        let rated = keys.map(|(place, other)| (rate(&plain(key), &plain(other)), place, other));
+        rated.filter(|(near, ..)| *near > NEAR).max_by(|a, b| a.0.total_cmp(&b.0))
+    };
+    if let Some((_, _, near)) = nearest(&mut known.iter().map(|k| (ROOT, *k))) {
+        return Some(format!("; did you mean `{near}`?"));
+    }
+    let mut elsewhere = KNOWN.iter().flat_map(|(place, keys)| keys.iter().map(move |k| (*place, *k)));
+    let (_, place, near) = nearest(&mut elsewhere)?;
+    let place = if place == ROOT { "at the beginning of a line".to_owned() } else { format!("below `{place}`") };
+    Some(format!("; did you mean `{near}`, {place}?"))
 }
 
 #[cfg(test)]
@@ -324,7 +409,6 @@ mod tests {
             "{}",
             refused(&WHOLE.replace("  nodes", "\tnodes"))
         );
-        assert!(refused(&format!("{WHOLE}projectname: q\n")).contains("duplicate"));
         let latin = [b"projectname: p\nconditions: \xe5".as_slice()].concat();
         let said = read(&latin, Path::new("project.yaml")).unwrap_err().to_string();
         assert_eq!(said, "the text is not UTF-8 at project.yaml:2:13");
@@ -335,7 +419,8 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_with_the_nearest() {
         let typo = warned(&WHOLE.replace("walltime", "walltme"));
-        assert_eq!(typo, ["unknown key `walltme` at project.yaml:9 is not used; did you mean `walltime`?"]);
+        assert_eq!(typo[0], "unknown key `walltme` at project.yaml:9:3 is not used; did you mean `walltime`?");
+        assert_eq!(typo[1], "project.yaml names no `walltime`: the process is ended after 600 s");
         let moved = warned(&WHOLE.replace("rebuildImage", "rebuild-image"));
         assert!(moved[0].contains("did you mean `rebuildImage`?"), "{moved:?}");
         assert!(warned(&format!("{WHOLE}agent:\n  onSave: sync\nsweep:\n  lr: [1]\n")).is_empty());

@@ -3,6 +3,7 @@
 mod create;
 mod file;
 mod scalar;
+mod yaml;
 
 pub use create::Created;
 pub use create::create;

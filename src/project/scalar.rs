@@ -1,179 +1,98 @@
-//! Values of project.yaml that check themselves while they are read, so that an error carries the place of the value.
+//! What the values of project.yaml may be: pure checks of a scalar, each with the words for what it wants.
 
-use serde::Deserialize;
-use serde::Deserializer;
-use serde::de::Error;
-use serde::de::Visitor;
-use std::fmt;
+use super::yaml::Kind;
+use super::yaml::Scalar;
 
-/// Stands before our own messages inside serde_yaml's errors, which put the path of the value in front.
-pub(super) const MARK: char = '\u{1}';
-
-/// A scalar as it stands in the file.
-pub(super) enum Scalar {
-    Null,
-    Bool(bool),
-    Int(i64),
-    Float(f64),
-    Text(String),
+/// A check of a scalar, with what it wants in words.
+pub(super) struct Check<T> {
+    /// As in "must be …".
+    pub(super) wanted: &'static str,
+    /// The value, where the scalar is one.
+    pub(super) read: fn(&Scalar) -> Option<T>,
 }
 
-impl Scalar {
-    /// As it is shown in "found …".
-    fn shown(&self) -> String {
-        match self {
-            Scalar::Null => "nothing".into(),
-            Scalar::Bool(b) => b.to_string(),
-            Scalar::Int(n) => n.to_string(),
-            Scalar::Float(x) => x.to_string(),
-            Scalar::Text(text) => format!("{text:?}"),
+/// `walltime`.
+pub(super) const SECONDS: Check<i64> =
+    Check { wanted: "a number of seconds above 0", read: |s| whole(s).filter(|n| (1..=MOST_SECONDS).contains(n)) };
+/// `nodes`, `processesPerNode`: the server assigns nothing above 127.
+pub(super) const PLACES: Check<i64> =
+    Check { wanted: "a number from 1 to 127", read: |s| whole(s).filter(|n| (1..=127).contains(n)) };
+/// `gpu.count`.
+pub(super) const COUNT: Check<i64> =
+    Check { wanted: "a number, 0 or above", read: |s| whole(s).filter(|n| (0..=i64::from(i32::MAX)).contains(n)) };
+/// A TCP port.
+pub(super) const PORT: Check<u16> =
+    Check { wanted: "a port from 1 to 65535", read: |s| whole(s).and_then(|n| u16::try_from(n).ok()).filter(|port| *port > 0) };
+/// `rebuildImage`.
+pub(super) const FLAG: Check<bool> = Check { wanted: "true or false", read: flag };
+/// Any text.
+pub(super) const TEXT: Check<String> = Check { wanted: "a text", read: |s| Some(s.text.clone()) };
+/// `cmd`.
+pub(super) const COMMAND: Check<String> =
+    Check { wanted: "a command", read: |s| (!s.text.trim().is_empty()).then(|| s.text.clone()) };
+/// `cpu`, as millicores.
+pub(super) const CPU: Check<String> = Check {
+    wanted: "a number of cores (2, 0.5) or millicores (1000m) above 0",
+    read: |s| millicores(&s.text).map(|m| format!("{m}m")),
+};
+/// `mem`, as whole MiB.
+pub(super) const MEM: Check<String> =
+    Check { wanted: "an amount of memory such as 1000Mi, 16Gi or 1G", read: |s| mebibytes(&s.text).map(|m| format!("{m}Mi")) };
+/// `projectname`: a part of labels and of paths on the executor.
+pub(super) const NAME: Check<String> =
+    Check { wanted: "a name without / and control characters, at most 200 characters long", read: name };
+/// `source`: a path below cfs/src.
+pub(super) const SOURCE: Check<Option<String>> = Check { wanted: "a path below cfs/src, without `..`", read: source };
+
+/// The server counts a process's time in nanoseconds in 64 bits: some 292 years.
+const MOST_SECONDS: i64 = i64::MAX / 1_000_000_000;
+
+/// A whole number. Quoted ones, `1_000` and `600.0` are numbers, too; `0600` is octal to some readers and refused.
+fn whole(scalar: &Scalar) -> Option<i64> {
+    match scalar.kind {
+        Kind::Int(n) => Some(n),
+        // Beyond 2^53 a float has no exact integers.
+        Kind::Float(x) if x.fract() == 0.0 && x.abs() < 9e15 => Some(x as i64),
+        Kind::Text => {
+            let digits = scalar.text.trim().replace('_', "");
+            let plain = digits == "0" || !digits.starts_with('0');
+            digits.parse().ok().filter(|_| plain)
         }
-    }
-
-    /// Its text, where it is no list or map; numbers too, since YAML makes numbers of what looks like one.
-    fn text(&self) -> String {
-        match self {
-            Scalar::Null => String::new(),
-            Scalar::Text(text) => text.clone(),
-            other => other.shown(),
-        }
-    }
-}
-
-struct Checked<T> {
-    wanted: &'static str,
-    check: fn(&Scalar) -> Option<T>,
-}
-
-impl<T> Checked<T> {
-    fn take<E: Error>(&self, scalar: &Scalar) -> Result<T, E> {
-        (self.check)(scalar).ok_or_else(|| E::custom(format!("{MARK}must be {}, found {}", self.wanted, scalar.shown())))
-    }
-}
-
-impl<'de, T> Visitor<'de> for Checked<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{MARK}{}", self.wanted)
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<T, E> {
-        self.take(&Scalar::Null)
-    }
-
-    fn visit_bool<E: Error>(self, b: bool) -> Result<T, E> {
-        self.take(&Scalar::Bool(b))
-    }
-
-    fn visit_i64<E: Error>(self, n: i64) -> Result<T, E> {
-        self.take(&Scalar::Int(n))
-    }
-
-    fn visit_u64<E: Error>(self, n: u64) -> Result<T, E> {
-        match i64::try_from(n) {
-            Ok(n) => self.take(&Scalar::Int(n)),
-            Err(_) => self.take(&Scalar::Text(n.to_string())),
-        }
-    }
-
-    fn visit_f64<E: Error>(self, x: f64) -> Result<T, E> {
-        self.take(&Scalar::Float(x))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-        self.take(&Scalar::Text(text.to_owned()))
-    }
-}
-
-/// A value type that reads itself through a check.
-macro_rules! checked {
-    ($(#[$doc:meta])* $name:ident($inner:ty), $wanted:literal, $check:expr) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq)]
-        pub(super) struct $name(pub(super) $inner);
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<$name, D::Error> {
-                d.deserialize_any(Checked { wanted: $wanted, check: $check }).map($name)
-            }
-        }
-    };
-}
-
-checked!(
-    /// `walltime`.
-    Seconds(i64), "a number of seconds above 0", |s| match s {
-        Scalar::Int(n) if *n > 0 => Some(*n),
         _ => None,
     }
-);
-checked!(
-    /// `nodes`, `processesPerNode`: the server assigns nothing above 127.
-    Places(i64), "a number from 1 to 127", |s| match s {
-        Scalar::Int(n) if (1..=127).contains(n) => Some(*n),
+}
+
+/// The words of both versions of YAML: earlier ones had more.
+fn flag(scalar: &Scalar) -> Option<bool> {
+    match scalar.text.trim().to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "y" => Some(true),
+        "false" | "no" | "off" | "n" | "" => Some(false),
         _ => None,
     }
-);
-checked!(
-    /// `gpu.count`.
-    Count(i64), "a number, 0 or above", |s| match s {
-        Scalar::Int(n) if *n >= 0 => Some(*n),
-        Scalar::Null => Some(0),
-        _ => None,
+}
+
+fn name(scalar: &Scalar) -> Option<String> {
+    let text = &scalar.text;
+    let fine = !text.is_empty()
+        && text.len() <= 200
+        && text != "."
+        && text != ".."
+        && text.trim() == text
+        && !text.chars().any(|c| c == '/' || c == '\\' || c.is_control());
+    fine.then(|| text.clone())
+}
+
+fn source(scalar: &Scalar) -> Option<Option<String>> {
+    let text = &scalar.text;
+    if text.is_empty() {
+        return Some(None);
     }
-);
-checked!(
-    /// A TCP port.
-    Port(u16), "a port from 1 to 65535", |s| match s {
-        Scalar::Int(n) if (1..=65535).contains(n) => u16::try_from(*n).ok(),
-        _ => None,
+    if text.starts_with('/') || text.contains('\0') || text.split('/').any(|part| part == "..") {
+        return None;
     }
-);
-checked!(
-    /// `rebuildImage`.
-    Flag(bool), "true or false", |s| match s {
-        Scalar::Bool(b) => Some(*b),
-        Scalar::Null => Some(false),
-        _ => None,
-    }
-);
-checked!(
-    /// Any text.
-    Text(String), "a text", |s| Some(s.text())
-);
-checked!(
-    /// `cpu`, as millicores.
-    Cpu(String), "a number of cores (2, 0.5) or millicores (1000m) above 0", |s| millicores(&s.text()).map(|m| format!("{m}m"))
-);
-checked!(
-    /// `mem`, as whole MiB.
-    Mem(String), "an amount of memory such as 1000Mi, 16Gi or 1G", |s| mebibytes(&s.text()).map(|m| format!("{m}Mi"))
-);
-checked!(
-    /// `projectname`: a part of labels and of paths on the executor.
-    Name(String), "a name without / and control characters, at most 200 characters long", |s| {
-        let text = s.text();
-        let fine = !text.is_empty()
-            && text.len() <= 200
-            && text != "."
-            && text != ".."
-            && text.trim() == text
-            && !text.chars().any(|c| c == '/' || c == '\\' || c.is_control());
-        fine.then_some(text)
-    }
-);
-checked!(
-    /// `source`: a path below cfs/src.
-    Source(Option<String>), "a path below cfs/src, without `..`", |s| {
-        let text = s.text();
-        if text.is_empty() {
-            return Some(None);
-        }
-        let inside = !text.starts_with('/') && text.split('/').all(|part| part != "..") && !text.contains('\0');
-        inside.then(|| Some(text.trim_start_matches("./").to_owned()))
-    }
-);
+    let parts: Vec<&str> = text.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    if parts.is_empty() || text.ends_with('/') { None } else { Some(Some(parts.join("/"))) }
+}
 
 /// Millicores of `1000m`, `2` or `0.5`. Servers understand millicores only: `2` would be stored as nothing at all.
 pub(super) fn millicores(text: &str) -> Option<i64> {
@@ -211,12 +130,54 @@ pub(super) fn mebibytes(text: &str) -> Option<i64> {
         _ => return None,
     } * number;
     let mebi = (bytes / (1024.0 * 1024.0)).ceil();
-    (mebi >= 1.0 && mebi < 1e12).then_some(mebi as i64)
+    (1.0..1e12).contains(&mebi).then_some(mebi as i64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn text(text: &str) -> Scalar {
+        Scalar { text: text.into(), kind: Kind::Text }
+    }
+
+    #[test]
+    fn numbers_are_whole() {
+        for (scalar, number) in [
+            (Scalar { text: "600.0".into(), kind: Kind::Float(600.0) }, Some(600)),
+            (Scalar { text: "6.5".into(), kind: Kind::Float(6.5) }, None),
+            (text("1_000"), Some(1000)),
+            (text("600"), Some(600)),
+            (text("0"), Some(0)),
+            (text("0600"), None),
+            (text("ten"), None),
+            (text(""), None),
+            (Scalar { text: "true".into(), kind: Kind::Bool(true) }, None),
+        ] {
+            assert_eq!(whole(&scalar), number, "{scalar:?}");
+        }
+        assert_eq!((SECONDS.read)(&text("9999999999999")), None);
+        assert_eq!((PORT.read)(&text("65536")), None);
+    }
+
+    #[test]
+    fn a_source_stays_below_src() {
+        for (given, kept) in [("main.py", "main.py"), ("./a//b.py", "a/b.py"), ("a b/é.py", "a b/é.py"), ("..a/b", "..a/b")] {
+            assert_eq!((SOURCE.read)(&text(given)), Some(Some(kept.into())), "{given}");
+        }
+        for bad in ["/etc/passwd", "../x", "a/../../x", "a/..", ".", "./", "a/", "a\0b"] {
+            assert_eq!((SOURCE.read)(&text(bad)), None, "{bad:?}");
+        }
+        assert_eq!((SOURCE.read)(&text("")), Some(None));
+    }
+
+    #[test]
+    fn names_are_one_part_of_a_label() {
+        for bad in ["", ".", "..", "a/b", "a\\b", " a", "a\nb", "a\u{7f}", &"x".repeat(201)] {
+            assert_eq!((NAME.read)(&text(bad)), None, "{bad:?}");
+        }
+        assert_eq!((NAME.read)(&text("Försök 2")), Some("Försök 2".into()));
+    }
 
     #[test]
     fn cores_become_millicores() {

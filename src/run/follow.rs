@@ -6,7 +6,6 @@ use crate::colonies::Client;
 use crate::colonies::LogEntry;
 use crate::colonies::Process;
 use crate::colonies::ProcessState;
-use crate::colonies::client::LOG_PAGE;
 use crate::colonies::subscribe;
 use crate::colonies::subscribe::Change;
 use crate::event::Event;
@@ -68,18 +67,19 @@ pub struct LogReader {
     client: Client,
     process: String,
     position: Position,
+    page: i64,
 }
 
 impl LogReader {
-    /// From the start.
-    pub fn new(client: &Client, process: &str) -> LogReader {
-        LogReader { client: client.clone(), process: process.to_owned(), position: Position::default() }
+    /// From the start, `page` entries at once (1 to 500).
+    pub fn new(client: &Client, process: &str, page: i64) -> LogReader {
+        LogReader { client: client.clone(), process: process.to_owned(), position: Position::default(), page }
     }
 
     /// All entries that came since the last call, page by page, as events. Gives how many.
     pub async fn take_all(&mut self, events: &Events) -> Result<usize, colonies::Error> {
         let mut taken = 0;
-        let mut count = LOG_PAGE;
+        let mut count = self.page;
         loop {
             let page = self.client.logs(&self.process, self.position.since(), count).await?;
             let full = page.len() as i64 >= count;
@@ -108,9 +108,9 @@ impl LogReader {
 ///
 /// # Errors
 /// [`Error::Colony`] when the server refuses (no such process, no member any more).
-pub async fn follow(client: &Client, process_id: &str, events: &Events) -> Result<Process, Error> {
+pub async fn follow(client: &Client, process_id: &str, page: i64, events: &Events) -> Result<Process, Error> {
     let mut changes = subscribe::watch(client, process_id);
-    let mut log = LogReader::new(client, process_id);
+    let mut log = LogReader::new(client, process_id, page);
     let mut names = ExecutorNames::new(client);
     let mut pause = BUSY;
     let mut running = false;

@@ -117,3 +117,52 @@ fn dir(project_name: &str, tree: Tree, keepfiles: bool, keep_on_close: bool) -> 
         onconflicts: OnConflicts { onstart: KeepLocal { keeplocal: false }, onclose: KeepLocal { keeplocal: keep_on_close } },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::project::Gpu as ProjectGpu;
+    use serde_json::Value;
+
+    /// The specification that today's tool was recorded to submit, made here of the same project.
+    #[test]
+    fn it_is_what_todays_tool_submits() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/wire/session-run-follow.json");
+        let session: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let submitted = |c: &&Value| c["request"]["payload"]["msgtype"] == "submitfuncspecmsg";
+        let theirs =
+            session["exchanges"].as_array().unwrap().iter().find(submitted).unwrap()["request"]["payload"]["spec"].clone();
+        let label = theirs["fs"]["snapshots"][0]["label"].as_str().unwrap();
+        let project = ProjectFile {
+            projectname: label.split('/').nth(2).unwrap().into(),
+            nodes: 1,
+            processes_per_node: 1,
+            cpu: "1000m".into(),
+            mem: "1000Mi".into(),
+            walltime: 600,
+            gpu: ProjectGpu::default(),
+            docker: "python:3.12-rc-bookworm".into(),
+            init_cmd: "pip3 install numpy".into(),
+            cmd: "python3".into(),
+            source: Some("main.py".into()),
+            ..ProjectFile::default()
+        };
+        let parts = Parts {
+            colony: "bench",
+            executors: &["bench-exec".to_owned()],
+            snapshot_id: theirs["fs"]["snapshots"][0]["snapshotid"].as_str().unwrap(),
+            snapshot_label: label,
+            run_id: "0123",
+        };
+        let mut ours = serde_json::to_value(function_spec(&project, &parts)).unwrap();
+        // Ours tells which run it is, twice.
+        assert_eq!(ours["env"].as_object_mut().unwrap().remove(RUN_ID).unwrap(), "0123");
+        assert_eq!(std::mem::replace(&mut ours["label"], theirs["label"].clone()), "0123");
+        assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn a_walltime_of_one_second_is_not_over_at_once() {
+        assert_eq!((max_exec_time(1), max_exec_time(2), max_exec_time(600)), (1, 1, 599));
+    }
+}

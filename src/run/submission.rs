@@ -35,7 +35,7 @@ const TRIES: u32 = 5;
 #[derive(Clone, Debug)]
 pub struct Options {
     /// How many processes run the same tree.
-    pub count: u32,
+    pub processes: u32,
     /// Executor instead of those in project.yaml.
     pub executor: Option<String>,
     /// How the trees are brought over.
@@ -55,7 +55,7 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
     let provenance = provenance::of(&project.folder).await;
     let frozen = trees::freeze(connection, project, &report).await?;
     let mut runs = Vec::new();
-    for _ in 0..options.count {
+    for _ in 0..options.processes {
         let run = intent(connection, project, &executors, &frozen, &provenance)?;
         match take_same(&mut interrupted, &run) {
             Some(earlier) => {

@@ -107,3 +107,8 @@ except ColoniesConnectionError as error:
 else:
     raise AssertionError("an unknown process was found")
 seen("a refusal")
+
+# What Pollinator itself brought over can be read here, too.
+label = "/pollinator/" + sys.argv[2] + "/result"
+expect(client.download_data(colony, user_key, label=label, filename="out.txt") == b"from pollinator\n", "a result of a run differs")
+seen("a result that a run of Pollinator stored")

@@ -65,6 +65,27 @@ fn an_edited_result_is_kept_aside_and_an_untouched_one_is_replaced() {
 }
 
 #[test]
+fn what_the_colony_no_longer_has_goes_only_if_it_came_from_there() {
+    let (local, remote) = (files(&[("x", 1)]), files(&[]));
+    for policy in [Policy::LocalWins, Policy::RemoteWins] {
+        let fetched = plan(&local, &remote, &BTreeMap::from([("x".to_owned(), was(1, true))]), policy);
+        assert_eq!((names(&fetched.remove_local), fetched.uploads.len()), (vec!["x"], 0), "{policy:?}");
+        for before in [was(1, false), was(2, true)] {
+            let written = plan(&local, &remote, &BTreeMap::from([("x".to_owned(), before)]), policy);
+            assert_eq!((written.remove_local.len(), names(&written.uploads)), (0, vec!["x"]), "{policy:?}");
+        }
+    }
+}
+
+#[test]
+fn an_executor_sends_nothing_that_it_did_not_change() {
+    let (local, remote, base) = (files(&[("x", 1)]), files(&[("x", 2)]), base(&[("x", 1)]));
+    for keep_local in [false, true] {
+        assert!(plan(&local, &remote, &base, Policy::SendOnly { keep_local }).is_empty());
+    }
+}
+
+#[test]
 fn a_changed_executable_bit_is_sent_again() {
     let mut local = files(&[("run.sh", 1)]);
     let remote = local.clone();

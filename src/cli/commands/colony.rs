@@ -64,7 +64,13 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         },
         Command::Env => {
             colony::ensure_running(&state).await?;
-            for (name, value) in colony::environment(&state).await? {
+            let variables = colony::environment(&state).await?;
+            if context.json() {
+                let map: serde_json::Map<_, _> =
+                    variables.into_iter().map(|(name, value)| (name.to_string(), value.into())).collect();
+                return context.print_json(&map);
+            }
+            for (name, value) in variables {
                 context.print(&format!("export {name}={}", quoted(&value)));
             }
             Ok(())

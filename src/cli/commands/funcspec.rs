@@ -18,6 +18,9 @@ pub struct Args {
     /// Executor instead of those in project.yaml
     #[arg(long, value_name = "NAME")]
     pub executor: Option<String>,
+    /// Taken for the sake of scripts for the earlier Pollinator, where it does nothing either
+    #[arg(short, long, hide = true)]
+    pub follow: bool,
 }
 
 /// What stands for the id of a snapshot that was not made.

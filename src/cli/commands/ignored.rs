@@ -20,10 +20,15 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
     let mut rows = Vec::new();
     for path in &args.paths {
-        let full = absolute(path)?;
-        let tree =
-            Tree::ALL.into_iter().map(|tree| project.tree_folder(tree)).find(|root| full.starts_with(root) && full != **root);
-        let Some(root) = tree else {
+        let tree_of = |full: &Path| {
+            Tree::ALL.into_iter().map(|tree| project.tree_folder(tree)).find(|root| full.starts_with(root) && *full != **root)
+        };
+        let mut full = absolute(path)?;
+        if tree_of(&full).is_none() {
+            // With -C, people write paths as they are below the project.
+            full = absolute(&project.folder.join(path))?;
+        }
+        let Some(root) = tree_of(&full) else {
             return Err(CliError::usage(format!("{} is not below cfs/src, cfs/data or cfs/result", path.display())));
         };
         let mut rules = Rules::new(&root, Some(&project.folder))?;

@@ -2,6 +2,7 @@
 
 use crate::cli::CliError;
 use crate::cli::Context;
+use crate::colonies::client::LOG_PAGE;
 use crate::run;
 use crate::run::follow::LogReader;
 use crate::run::history;
@@ -27,10 +28,10 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     if !args.follow {
         // A process that does not exist has an empty log on the server; it is told apart here.
         connection.client().process(&id).await.map_err(run::Error::from)?;
-        LogReader::new(connection.client(), &id).take_all(&events).await.map_err(run::Error::from)?;
+        LogReader::new(connection.client(), &id, LOG_PAGE).take_all(&events).await.map_err(run::Error::from)?;
         return Ok(());
     }
-    let followed = context.interruptible(run::follow::follow(connection.client(), &id, &events)).await;
+    let followed = context.interruptible(run::follow::follow(connection.client(), &id, LOG_PAGE, &events)).await;
     let process = match followed {
         Ok(process) => process?,
         Err(_) => return Err(super::run::stopped_following(&[id.as_str()])),

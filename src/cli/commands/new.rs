@@ -11,7 +11,7 @@ use std::path::PathBuf;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Executor that is to run it (`pollinator executors` lists them; the local one is called `local`)
-    #[arg(short = 'n', long = "name", value_name = "EXECUTOR")]
+    #[arg(short = 'n', long = "name", visible_alias = "executorname", value_name = "EXECUTOR")]
     pub executor: String,
     /// Folder to make it in; this one where nothing is said
     #[arg(value_name = "DIR")]

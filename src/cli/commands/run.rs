@@ -4,6 +4,7 @@ use crate::cli::CliError;
 use crate::cli::Context;
 use crate::colonies::Process;
 use crate::colonies::ProcessState;
+use crate::colonies::client::LOG_PAGE;
 use crate::event::Tree;
 use crate::journal::runs::Run;
 use crate::journal::runs::RunState;
@@ -21,7 +22,10 @@ pub struct Args {
     pub follow: bool,
     /// Submit this many processes that run the same tree
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub count: u32,
+    pub processes: u32,
+    /// How many log messages are asked for at once (as in the earlier tool)
+    #[arg(long, value_name = "N", default_value_t = LOG_PAGE, value_parser = clap::value_parser!(i64).range(1..=500))]
+    pub count: i64,
     /// Return as soon as the process is submitted (the default without --follow)
     #[arg(long, conflicts_with = "follow")]
     pub detach: bool,
@@ -48,13 +52,13 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }
     super::sync::look_before_first_upload(context, &connection, &project).await?;
-    let options = run::Options { count: args.count, executor: args.executor, trees };
+    let options = run::Options { processes: args.processes, executor: args.executor, trees };
     let events = context.events();
     let submitted = context.interruptible(run::submit(&connection, &project, &options, &events)).await??;
     if !args.follow {
         return Ok(());
     }
-    let runs = match follow_all(context, &connection, submitted).await? {
+    let runs = match follow_all(context, &connection, submitted, args.count).await? {
         Followed::Ended(runs) => runs,
         Followed::Interrupted(runs) => {
             let ids: Vec<&str> = runs.iter().filter_map(|run| run.process_id.as_deref()).collect();
@@ -73,11 +77,11 @@ enum Followed {
     Interrupted(Vec<Run>),
 }
 
-async fn follow_all(context: &Context, connection: &Connection, runs: Vec<Run>) -> Result<Followed, CliError> {
+async fn follow_all(context: &Context, connection: &Connection, runs: Vec<Run>, page: i64) -> Result<Followed, CliError> {
     let events = context.events();
     let follow_one = |run: Run| async {
         let id = run.process_id.clone().unwrap_or_default();
-        let process = run::follow::follow(connection.client(), &id, &events).await?;
+        let process = run::follow::follow(connection.client(), &id, page, &events).await?;
         run::history::note(connection, run, &process).await
     };
     match context.interruptible(join_all(runs.iter().cloned().map(follow_one))).await {

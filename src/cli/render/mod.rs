@@ -13,6 +13,7 @@ use comfy_table::ContentArrangement;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde::Serialize;
+use std::borrow::Cow;
 use std::io::ErrorKind;
 use std::io::IsTerminal;
 use std::io::Write;
@@ -75,6 +76,7 @@ impl Screen {
 
     /// A line on standard output.
     pub fn line(&self, text: &str) {
+        let text = if self.stdout_is_terminal { without_controls(text) } else { Cow::Borrowed(text) };
         self.out(format!("{text}\n").as_bytes());
     }
 
@@ -94,8 +96,22 @@ impl Screen {
             Tone::Error => ("error: ", "\x1b[31;1m"),
             Tone::Hint => ("hint: ", "\x1b[36m"),
         };
-        let line =
-            if self.colored && !word.is_empty() { format!("{color}{word}\x1b[0m{text}\n") } else { format!("{word}{text}\n") };
+        let text = without_controls(text);
+        let word = if self.colored && !word.is_empty() { format!("{color}{word}\x1b[0m") } else { word.to_owned() };
+        self.err(&format!("{word}{text}\n"));
+    }
+
+    /// A line on standard error that ends with an address, which terminals can open.
+    pub fn say_address(&self, text: &str, address: &str) {
+        let address = without_controls(address);
+        if self.stderr_is_terminal {
+            self.err(&format!("{text}\x1b]8;;{address}\x1b\\{address}\x1b]8;;\x1b\\\n"));
+        } else {
+            self.err(&format!("{text}{address}\n"));
+        }
+    }
+
+    fn err(&self, line: &str) {
         // Nobody can be told that standard error is gone.
         let _ = std::io::stderr().lock().write_all(line.as_bytes());
     }
@@ -122,6 +138,20 @@ impl Screen {
     }
 }
 
+/// Text from elsewhere (names of files and executors, reasons of a server) must not move the cursor or change a terminal:
+/// control characters are shown as `\u{1b}`, except ends of lines and tabs.
+pub fn without_controls(text: &str) -> Cow<'_, str> {
+    let bad = |c: char| c.is_control() && c != '\n' && c != '\t';
+    if !text.contains(bad) {
+        return Cow::Borrowed(text);
+    }
+    let mut clean = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if bad(c) { clean.extend(c.escape_default()) } else { clean.push(c) }
+    }
+    Cow::Owned(clean)
+}
+
 /// Whoever read our output has gone (`| head`): that is no error, and there is nothing left to do. A full disk is told.
 fn end_without_reader(error: &std::io::Error) {
     if error.kind() == ErrorKind::BrokenPipe {
@@ -130,4 +160,13 @@ fn end_without_reader(error: &std::io::Error) {
     }
     let _ = writeln!(std::io::stderr(), "error: cannot write to standard output: {error}");
     std::process::exit(i32::from(super::error::FAILED));
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn text_from_elsewhere_cannot_drive_a_terminal() {
+        assert_eq!(super::without_controls("a\tb\nc é"), "a\tb\nc é");
+        assert_eq!(super::without_controls("x\u{1b}[2J\r\u{9b}y\u{7f}"), "x\\u{1b}[2J\\r\\u{9b}y\\u{7f}");
+    }
 }

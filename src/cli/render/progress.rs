@@ -143,8 +143,8 @@ impl State {
             Event::Submitted { process, dashboard, .. } => {
                 self.say(Tone::Note, &format!("Process submitted ProcessID={process}"));
                 if let Some(page) = dashboard {
-                    let link = self.link(&page);
-                    self.say(Tone::Note, &format!("Follow process at {link}"));
+                    let screen = self.screen;
+                    self.multi.suspend(|| screen.say_address("Follow process at ", &page));
                 }
             }
             Event::ProcessState { process, state, executor } => self.process_state(&process, &state, executor),
@@ -176,16 +176,6 @@ impl State {
                     self.say(Tone::Note, &format!("  {}", error.trim_end().replace('\n', "\n  ")));
                 }
             }
-        }
-    }
-
-    /// An address that terminals can open; plain text elsewhere.
-    fn link(&self, address: &str) -> String {
-        let plain = address.chars().all(|c| !c.is_control());
-        if self.screen.stderr_is_terminal && plain {
-            format!("\x1b]8;;{address}\x1b\\{address}\x1b]8;;\x1b\\")
-        } else {
-            address.to_owned()
         }
     }
 }

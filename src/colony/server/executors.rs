@@ -14,6 +14,7 @@ use crate::colonies::EXECUTOR_REJECTED;
 use crate::colonies::EXECUTOR_UNREGISTERED;
 use crate::colonies::Executor;
 use crate::colonies::Function;
+use crate::colonies::Process;
 use crate::colonies::time::Time;
 use crate::colony::database::now;
 use rusqlite::Connection;
@@ -22,9 +23,7 @@ use rusqlite::Row;
 use rusqlite::params;
 use serde_json::Value;
 use serde_json::json;
-
-/// An executor is gone when it has not asked for work for so long (ns).
-const SILENCE: i64 = 600 * 1_000_000_000;
+use std::time::Duration;
 
 const COLUMNS: &str = "body, state, heard";
 
@@ -58,6 +57,10 @@ pub(super) fn add(work: &Work<'_>, context: &Context, payload: &Payload) -> Resu
         return Err(Refused::bad("Failed to add executor, name or id is empty"));
     }
     if let Some(earlier) = find(work.db, &executor.colonyname, &executor.executorname)? {
+        if !context.settings.register_again {
+            let (name, colony) = (&executor.executorname, &executor.colonyname);
+            return Err(Refused::bad(format!("Executor with name <{name}> in Colony <{colony}> already exists")));
+        }
         processes::requeue_of(work, &earlier.executorid)?;
     }
     executor.state = EXECUTOR_PENDING;
@@ -105,12 +108,13 @@ pub(super) fn remove(work: &Work<'_>, context: &Context, payload: &Payload) -> R
 }
 
 /// Executors that have been silent for too long are unregistered, and what they ran goes back to waiting.
-pub(super) fn unregister_silent(work: &Work<'_>) -> Result<(), Refused> {
+pub(super) fn unregister_silent(work: &Work<'_>, silence: Duration) -> Result<(), Refused> {
+    let silence = i64::try_from(silence.as_nanos()).unwrap_or(i64::MAX);
     let sql = "SELECT colony, name, executor_id FROM executor WHERE state = ?1 AND heard > 0 AND heard < ?2";
     let silent: Vec<(String, String, String)> = work
         .db
         .prepare_cached(sql)?
-        .query_map(params![EXECUTOR_APPROVED, now() - SILENCE], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
+        .query_map(params![EXECUTOR_APPROVED, now() - silence], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?
         .collect::<Result<_, _>>()?;
     for (colony, name, id) in silent {
         tracing::warn!(executor = name, "silent for too long: unregistered");
@@ -214,4 +218,35 @@ pub(super) fn remove_function(work: &Work<'_>, context: &Context, payload: &Payl
     members::require_member(work.db, context, &colony)?;
     work.db.execute("DELETE FROM function WHERE function_id = ?1", [&id])?;
     Ok(json!({}))
+}
+
+/// Counts a success of an executor's function: how long the process waited and ran, in seconds. Averages weigh the newest half.
+pub(super) fn count_success(work: &Work<'_>, process: &Process) -> Result<(), Refused> {
+    let colony = &process.spec.conditions.colonyname;
+    let Some(executor) = approved(work.db, colony, &process.assignedexecutorid)? else { return Ok(()) };
+    let sql = "SELECT body FROM function WHERE colony = ?1 AND executor = ?2 ORDER BY rowid";
+    let mut rows = work.db.prepare_cached(sql)?;
+    let bodies: Vec<String> = rows.query_map(params![colony, executor.executorname], |r| r.get(0))?.collect::<Result<_, _>>()?;
+    let functions = bodies.iter().map(|body| serde_json::from_str(body)).collect::<Result<Vec<Function>, _>>()?;
+    let Some(mut function) = functions.into_iter().find(|f| f.funcname == process.spec.funcname) else { return Ok(()) };
+    let seconds = |from: Time, to: Time| match (from.get(), to.get()) {
+        (Some(from), Some(to)) => to.duration_since(from).as_secs_f64(),
+        _ => 0.0,
+    };
+    let waited = seconds(process.submissiontime, process.starttime);
+    let ran = seconds(process.starttime, process.endtime);
+    if function.counter == 0 {
+        (function.minwaittime, function.maxwaittime, function.avgwaittime) = (waited, waited, waited);
+        (function.minexectime, function.maxexectime, function.avgexectime) = (ran, ran, ran);
+    }
+    function.counter += 1;
+    function.minwaittime = function.minwaittime.min(waited);
+    function.maxwaittime = function.maxwaittime.max(waited);
+    function.avgwaittime = (function.avgwaittime + waited) / 2.0;
+    function.minexectime = function.minexectime.min(ran);
+    function.maxexectime = function.maxexectime.max(ran);
+    function.avgexectime = (function.avgexectime + ran) / 2.0;
+    let sql = "UPDATE function SET body = ?2 WHERE function_id = ?1";
+    work.db.execute(sql, params![function.functionid, serde_json::to_string(&function)?])?;
+    Ok(())
 }

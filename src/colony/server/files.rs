@@ -22,8 +22,8 @@ pub(super) fn add(work: &Work<'_>, context: &Context, payload: &Payload) -> Resu
     members::require_member(work.db, context, &file.colonyname)?;
     let texts = [&file.label, &file.name, &file.checksum, &file.reference.s3object.object];
     if texts.iter().any(|text| text.contains('\0')) {
-        // What cannot be stored elsewhere is stored nowhere.
-        return Ok(Value::Null);
+        // The real server says that all is well, and stores nothing.
+        return Err(Refused::bad("Failed to add file, a NUL character cannot be stored"));
     }
     if file.reference.protocol.is_empty() {
         file.reference.protocol = "s3".into();
@@ -91,6 +91,10 @@ pub(super) fn labels(work: &Work<'_>, context: &Context, payload: &Payload) -> R
     let colony = payload.text("colonyname")?;
     members::require_member(work.db, context, &colony)?;
     let (name, exact): (String, bool) = (payload.text("name")?, payload.get("exact")?);
+    if context.settings.faulty_labels {
+        let all = faulty(work.db, &colony, &name, exact)?;
+        return Ok(if all.is_empty() { Value::Null } else { json!(all) });
+    }
     let all = if exact && !name.is_empty() {
         let own = "SELECT 1 FROM file WHERE colony = ?1 AND label = ?2 LIMIT 1";
         if work.db.query_row(own, params![colony, name], |_| Ok(())).optional()?.is_none() {
@@ -111,6 +115,31 @@ fn like(db: &Connection, colony: &str, pattern: &str) -> Result<Vec<Label>, Refu
     let prefix = pattern.trim_end_matches('%').replace("\\%", "%").replace("\\_", "_").replace("\\\\", "\\");
     let all: Vec<Label> = rows.collect::<Result<_, _>>()?;
     Ok(all.into_iter().filter(|label| label.name.starts_with(&prefix)).collect())
+}
+
+/// As the real server answers: with wildcards, and nothing where the label itself holds no file.
+pub(super) fn faulty(db: &Connection, colony: &str, name: &str, exact: bool) -> Result<Vec<Label>, Refused> {
+    let all = like(db, colony, "%")?;
+    if !exact || name.is_empty() {
+        return Ok(all.into_iter().filter(|l| matches(&format!("{name}%"), &l.name)).collect());
+    }
+    if !all.iter().any(|l| l.name == name) {
+        return Ok(Vec::new());
+    }
+    Ok(all.into_iter().filter(|l| l.name == name || matches(&format!("{name}/%"), &l.name)).collect())
+}
+
+/// SQL's LIKE, with regard to case.
+fn matches(pattern: &str, text: &str) -> bool {
+    let mut rest = pattern.chars();
+    match rest.next() {
+        None => text.is_empty(),
+        Some('%') => (0..=text.len()).filter(|at| text.is_char_boundary(*at)).any(|at| matches(rest.as_str(), &text[at..])),
+        Some(wanted) => {
+            let mut text = text.chars();
+            text.next().is_some_and(|c| wanted == '_' || c == wanted) && matches(rest.as_str(), text.as_str())
+        }
+    }
 }
 
 /// A label and those below it.

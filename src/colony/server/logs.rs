@@ -48,7 +48,7 @@ pub(super) fn add_of_executor(work: &Work<'_>, context: &Context, payload: &Payl
 fn insert(work: &Work<'_>, colony: &str, process: &str, executor: &str, payload: &Payload) -> Result<Value, Refused> {
     let message = payload.text("message")?;
     if message.contains('\0') {
-        return Err(Refused::bad("pq: invalid byte sequence for encoding \"UTF8\": 0x00"));
+        return Err(Refused::bad("Failed to add log, a NUL character cannot be stored"));
     }
     work.db
         .prepare_cached("INSERT INTO log(timestamp, colony, process_id, executor, message) VALUES (?1, ?2, ?3, ?4, ?5)")?
@@ -82,7 +82,7 @@ pub(super) fn get(work: &Work<'_>, context: &Context, payload: &Payload) -> Resu
         return Err(Refused::forbidden(format!("Count exceeds max log count ({MAX_COUNT})")));
     }
     if count < 0 {
-        return Err(Refused::bad("pq: LIMIT must not be negative"));
+        return Err(Refused::bad("Failed to get logs, count must not be negative"));
     }
     let (process, executor) = (payload.text("processid")?, payload.text("executorname")?);
     let (column, value) = if executor.is_empty() {

@@ -1,5 +1,7 @@
 //! The Colonies server of the local colony: the protocol over HTTP, one file for each group of calls.
 
+mod assign;
+mod clock;
 mod executors;
 mod files;
 mod logs;
@@ -12,6 +14,7 @@ mod snapshots;
 
 use super::database::Database;
 use super::database::Work;
+use crate::colonies::Colony;
 use crate::colonies::envelope::Reply;
 use crate::colonies::envelope::Request;
 use axum::Router;
@@ -29,36 +32,110 @@ use refusal::Refused;
 use serde_json::Value;
 use serde_json::json;
 use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+/// Whatever is not there.
+const NOT_FOUND: (StatusCode, &str) = (StatusCode::NOT_FOUND, "404 page not found");
 /// Largest request taken: the real server was seen to take 128 MiB.
 const LARGEST_REQUEST: usize = 256 << 20;
 
-/// The server's state; cheap to clone.
-#[derive(Clone)]
-pub(super) struct Server {
-    pub(super) database: Database,
+/// How the server behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
     /// Id of the server's owner.
-    pub(super) owner: String,
-    /// Where it listens.
-    pub(super) address: SocketAddr,
+    pub owner: String,
+    /// Whether an executor may be registered again under its name (the published compose file: yes).
+    pub register_again: bool,
+    /// An approved executor that has not asked for work for so long is unregistered.
+    pub silence: Duration,
+    /// How often silent executors are looked for.
+    pub silence_check: Duration,
+    /// Answer questions about labels with the faults of the real server: `_` and `%` are wildcards, and a label that holds
+    /// no file itself hides those below it. For tests that want to meet them; off in a local colony.
+    pub faulty_labels: bool,
+}
+
+impl Settings {
+    /// What a local colony uses.
+    pub fn new(owner: impl Into<String>) -> Settings {
+        Settings {
+            owner: owner.into(),
+            register_again: true,
+            silence: Duration::from_secs(600),
+            silence_check: Duration::from_secs(60),
+            faulty_labels: false,
+        }
+    }
+}
+
+/// A server; cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    database: Database,
+    settings: Arc<Settings>,
+    /// Where it listens, once it does.
+    address: Arc<OnceLock<SocketAddr>>,
     /// Ends long polls and subscriptions.
-    pub(super) shutdown: CancellationToken,
+    shutdown: CancellationToken,
 }
 
 impl Server {
+    /// A server on the database in a folder, which is made where it is missing.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub fn open(folder: &Path, settings: Settings, shutdown: CancellationToken) -> Result<Server, crate::sqlite::Error> {
+        let database = Database::open(folder)?;
+        Ok(Server { database, settings: Arc::new(settings), address: Arc::default(), shutdown })
+    }
+
+    fn context(&self, signer: String) -> Context {
+        Context { signer, settings: self.settings.clone() }
+    }
+
+    fn port(&self) -> (String, u16) {
+        self.address.get().map_or_else(|| ("127.0.0.1".into(), 0), |a| (a.ip().to_string(), a.port()))
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
+    }
+
+    /// Makes a colony where there is none of its name, without a request of the owner.
+    ///
+    /// # Errors
+    /// The database's, in words.
+    pub async fn make_colony(&self, colony: &Colony) -> Result<(), String> {
+        let colony = colony.clone();
+        let made = self.database.run(move |work| {
+            let sql = "INSERT OR IGNORE INTO colony(name, colony_id) VALUES (?1, ?2)";
+            work.db.execute(sql, [&colony.name, &colony.colonyid])?;
+            Ok(())
+        });
+        made.await.map_err(|refused| refused.message)
+    }
+
     /// Serves until the shutdown. Requests under way are answered.
-    pub(super) async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
+    ///
+    /// # Errors
+    /// Those of the network.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<()> {
         let shutdown = self.shutdown.clone();
-        tokio::spawn(processes::watch_the_clock(self.clone()));
+        // A server serves one listener.
+        let _ = self.address.set(listener.local_addr()?);
+        tokio::spawn(clock::watch(self.clone()));
         let app = Router::new()
             .route("/api", post(api))
             .route("/api/", post(async || (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, "/api")])))
             .route("/health", get(async || StatusCode::OK))
             .route("/pubsub", get(pubsub::connect))
-            .method_not_allowed_fallback(async || StatusCode::NOT_FOUND)
+            .fallback(async || NOT_FOUND)
+            .method_not_allowed_fallback(async || NOT_FOUND)
             .layer(DefaultBodyLimit::max(LARGEST_REQUEST))
             .with_state(self);
         axum::serve(listener, app).with_graceful_shutdown(shutdown.cancelled_owned()).await
@@ -104,7 +181,9 @@ async fn answer(server: &Server, body: &[u8]) -> Result<Reply, Refused> {
 pub(super) fn open(request: Request) -> Result<Call, Refused> {
     let kind = request.payloadtype.clone();
     if kind.is_empty() {
-        return Err(Refused::forbidden("invalid rpcMsg.PayloadType: empty (this usually means the client is misconfigured)"));
+        return Err(Refused::forbidden(
+            "invalid rpcMsg.PayloadType: empty (this usually means the client is misconfigured - check that COLONIES_PRVKEY and other environment variables are set correctly)",
+        ));
     }
     let signer = if OPEN_CALLS.contains(&kind.as_str()) {
         String::new()
@@ -218,14 +297,14 @@ type Handler = fn(&Work<'_>, &Context, &Payload) -> Result<Value, Refused>;
 pub(super) struct Context {
     /// Who asks.
     pub(super) signer: String,
-    /// Id of the server's owner.
-    pub(super) owner: String,
+    /// How the server behaves.
+    pub(super) settings: Arc<Settings>,
 }
 
 impl Context {
     /// Only the owner of the server may.
     pub(super) fn require_server_owner(&self) -> Result<(), Refused> {
-        if self.signer == self.owner { Ok(()) } else { Err(Refused::forbidden("Access denied, not server owner")) }
+        if self.signer == self.settings.owner { Ok(()) } else { Err(Refused::forbidden("Access denied, not server owner")) }
     }
 }
 
@@ -233,7 +312,7 @@ async fn dispatch(server: &Server, call: Call) -> Result<Value, Refused> {
     let handler: Handler = match call.kind.trim_end_matches("msg") {
         "version" => return Ok(json!({ "buildversion": env!("CARGO_PKG_VERSION"), "buildtime": "", "msgtype": "versionmsg" })),
         "getserverinfo" => return Ok(server_info(server)),
-        "assignprocess" => return processes::assign(server, call).await,
+        "assignprocess" => return assign::assign(server, call).await,
         "addcolony" => members::add_colony,
         "removecolony" => members::remove_colony,
         "getcolonies" => members::colonies,
@@ -288,20 +367,21 @@ async fn dispatch(server: &Server, call: Call) -> Result<Value, Refused> {
         "removeallsnapshot" => snapshots::remove_all,
         other => return Err(Refused::forbidden(format!("invalid rpcMsg.PayloadType: {other}msg"))),
     };
-    let context = Context { signer: call.signer, owner: server.owner.clone() };
+    let context = server.context(call.signer);
     let payload = call.payload;
     server.database.run(move |work| handler(work, &context, &payload)).await
 }
 
 fn server_info(server: &Server) -> Value {
-    let backend = json!({ "type": "http", "port": server.address.port(), "host": server.address.ip().to_string() });
+    let (host, port) = server.port();
+    let backend = json!({ "type": "http", "port": port, "host": host });
     json!({ "buildversion": env!("CARGO_PKG_VERSION"), "buildtime": "", "backends": [backend] })
 }
 
 fn cluster(server: &Server, call: &Call) -> Result<Value, Refused> {
-    Context { signer: call.signer.clone(), owner: server.owner.clone() }.require_server_owner()?;
-    let port = server.address.port();
-    let node = json!({ "name": "local", "host": server.address.ip().to_string(), "port": port, "peerport": 0, "relayport": 0, "apiport": port });
+    server.context(call.signer.clone()).require_server_owner()?;
+    let (host, port) = server.port();
+    let node = json!({ "name": "local", "host": host, "port": port, "peerport": 0, "relayport": 0, "apiport": port });
     Ok(json!({ "nodes": [node.clone()], "leader": node }))
 }
 

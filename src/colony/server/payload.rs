@@ -18,14 +18,8 @@ pub(in crate::colony) struct Payload {
 
 /// Reads the envelope of a body, field names in any case.
 pub(super) fn envelope(body: &[u8]) -> Result<Request, Refused> {
-    if body.is_empty() {
-        return Err(Refused::bad("unexpected end of JSON input"));
-    }
-    let value: Value = serde_json::from_slice(body).map_err(|e| Refused::bad(e.to_string()))?;
-    match lowered(value) {
-        Value::Null => Err(Refused::internal("the request is null")),
-        value => serde_json::from_value(value).map_err(|e| Refused::bad(e.to_string())),
-    }
+    let value: Value = serde_json::from_slice(body).map_err(|e| Refused::bad(format!("the request is not JSON: {e}")))?;
+    serde_json::from_value(lowered(value)).map_err(|e| Refused::bad(format!("the request is not an envelope: {e}")))
 }
 
 /// Names in lower case, but for what users may name as they like.
@@ -50,7 +44,6 @@ impl Payload {
         let invalid = || Refused::bad(format!("Failed to {what}, invalid JSON"));
         let fields = match lowered(request.decoded().ok_or_else(invalid)?) {
             Value::Object(fields) => fields,
-            Value::Null => return Err(Refused::internal("the payload is null")),
             _ => return Err(invalid()),
         };
         let payload = Payload { fields, what: what.to_owned() };

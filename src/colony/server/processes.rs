@@ -1,10 +1,8 @@
-//! Processes: submitted, assigned, closed, cancelled, and taken away when their time is up.
+//! Processes: submitted, listed, closed, cancelled.
 
-use super::Call;
 use super::Context;
 use super::Payload;
 use super::Refused;
-use super::Server;
 use super::Work;
 use super::executors;
 use super::members;
@@ -16,24 +14,14 @@ use crate::colonies::ProcessState;
 use crate::colonies::time::Time;
 use crate::colony::database::now;
 use crate::colony::scheduler;
-use crate::colony::scheduler::Offer;
 use rusqlite::Connection;
 use rusqlite::OptionalExtension;
 use rusqlite::params;
 use serde_json::Value;
 use serde_json::json;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 /// Most processes a listing gives.
 const MAX_COUNT: i64 = 100;
-/// How often deadlines are looked at, as on the real server.
-const TICK: Duration = Duration::from_secs(1);
-/// How many ticks lie between two looks for silent executors.
-const TICKS_OF_SILENCE: u64 = 60;
-
 /// 64 random hex digits.
 pub(super) fn new_id() -> Result<String, Refused> {
     let mut bytes = [0u8; 32];
@@ -52,25 +40,38 @@ pub(super) fn find(db: &Connection, id: &str) -> Result<Option<Process>, Refused
     body.map(|body| with_attributes(db, &body)).transpose()
 }
 
-fn with_attributes(db: &Connection, body: &str) -> Result<Process, Refused> {
+pub(super) fn with_attributes(db: &Connection, body: &str) -> Result<Process, Refused> {
     let mut process: Process = serde_json::from_str(body)?;
-    let mut rows =
-        db.prepare_cached("SELECT attribute_id, colony, type, key, value FROM attribute WHERE process_id = ?1 ORDER BY rowid")?;
+    let mut rows = db.prepare_cached(
+        "SELECT attribute_id, colony, type, key, value, state FROM attribute WHERE process_id = ?1 ORDER BY rowid",
+    )?;
     let rows = rows.query_map([&process.processid], |r| {
         Ok(Attribute {
             attributeid: r.get(0)?,
             targetid: process.processid.clone(),
             targetcolonyname: r.get(1)?,
-            state: process.state.number(),
             attributetype: r.get(2)?,
             key: r.get(3)?,
             value: r.get(4)?,
+            state: r.get(5)?,
             ..Attribute::default()
         })
     })?;
-    let attributes = rows.collect::<Result<_, _>>()?;
+    let attributes: Vec<Attribute> = rows.collect::<Result<_, _>>()?;
+    // The environment is made of attributes of this type, whoever set them.
+    for attribute in attributes.iter().filter(|a| a.attributetype == ATTRIBUTE_ENV) {
+        process.spec.env.insert(attribute.key.clone(), attribute.value.clone());
+    }
     process.attributes = attributes;
     Ok(process)
+}
+
+/// When the clock takes a process away. A limit of 0 seconds shows no deadline, and is over at once.
+fn exec_deadline(process: &Process) -> i64 {
+    match process.spec.maxexectime {
+        0 => nanos(process.starttime),
+        _ => nanos(process.execdeadline),
+    }
 }
 
 /// Writes a process as it is now.
@@ -96,20 +97,27 @@ fn store(db: &Connection, process: &Process) -> Result<(), Refused> {
         nanos(process.starttime),
         nanos(process.endtime),
         nanos(process.waitdeadline),
-        nanos(process.execdeadline),
+        exec_deadline(process),
         serde_json::to_string(&bare)?
     ])?;
     Ok(())
 }
 
-/// Writes a process that entered a new state, and has it told.
-fn enter(work: &Work<'_>, process: &Process) -> Result<(), Refused> {
-    store(work.db, process)?;
-    let mut told = process.clone();
-    for attribute in &mut told.attributes {
+/// Writes a process that entered a new state, and has it told. Its attributes take over the state.
+pub(super) fn enter(work: &Work<'_>, process: &mut Process) -> Result<(), Refused> {
+    for attribute in &mut process.attributes {
         attribute.state = process.state.number();
     }
-    work.changed(&told);
+    work.db
+        .prepare_cached("UPDATE attribute SET state = ?2 WHERE process_id = ?1")?
+        .execute(params![process.processid, process.state.number()])?;
+    tell(work, process)
+}
+
+/// Writes a process and has it told.
+fn tell(work: &Work<'_>, process: &Process) -> Result<(), Refused> {
+    store(work.db, process)?;
+    work.changed(process);
     if process.state == ProcessState::Waiting {
         work.wake_executors();
     }
@@ -120,6 +128,11 @@ pub(super) fn submit(work: &Work<'_>, context: &Context, payload: &Payload) -> R
     let mut spec: FunctionSpec = payload.get("spec")?;
     let member = members::require_member(work.db, context, &spec.conditions.colonyname)?;
     scheduler::normalise(&mut spec).map_err(|e| Refused::bad(e.message()))?;
+    // As on the real server: the name is not kept, and the process is for nobody.
+    let nobody = spec.conditions.executornames.as_deref() == Some(&["*".to_owned()]);
+    if nobody {
+        spec.conditions.executornames = Some(Vec::new());
+    }
     let (id, now) = (new_id()?, now());
     let limit = scheduler::wait_deadline(now, spec.maxwaittime);
     let attributes: Vec<Attribute> = spec
@@ -135,7 +148,7 @@ pub(super) fn submit(work: &Work<'_>, context: &Context, payload: &Payload) -> R
             ..Attribute::default()
         })
         .collect();
-    let process = Process {
+    let mut process = Process {
         processid: id,
         initiatorid: context.signer.clone(),
         initiatorname: member.name().to_owned(),
@@ -146,9 +159,12 @@ pub(super) fn submit(work: &Work<'_>, context: &Context, payload: &Payload) -> R
         spec,
         ..Process::default()
     };
-    enter(work, &process)?;
+    enter(work, &mut process)?;
     for attribute in &process.attributes {
         insert_attribute(work.db, attribute)?;
+    }
+    if nobody {
+        work.db.execute("UPDATE process SET nobody = 1 WHERE process_id = ?1", [&process.processid])?;
     }
     Ok(json!(process))
 }
@@ -159,106 +175,9 @@ fn attribute_id(process: &str, kind: i64, key: &str) -> String {
 
 fn insert_attribute(db: &Connection, a: &Attribute) -> rusqlite::Result<usize> {
     db.prepare_cached(
-        "INSERT OR IGNORE INTO attribute(attribute_id, process_id, colony, type, key, value) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR IGNORE INTO attribute(attribute_id, process_id, colony, type, key, value, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0)",
     )?
     .execute(params![a.attributeid, a.targetid, a.targetcolonyname, a.attributetype, a.key, a.value])
-}
-
-/// One look into the queue for an executor.
-enum Look {
-    Got(Box<Process>),
-    Nothing,
-    Paused,
-}
-
-/// Says when its owner is gone, so that no process is given to a closed connection.
-struct Presence(Arc<AtomicBool>);
-
-impl Drop for Presence {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::SeqCst);
-    }
-}
-
-/// Long poll: looks, and looks again whenever there may be something, for all that wait.
-pub(super) async fn assign(server: &Server, call: Call) -> Result<Value, Refused> {
-    let colony = call.payload.text("colonyname")?;
-    let seconds = call.payload.number("timeout")?;
-    let (cpu, mem) = (call.payload.text("availablecpu")?, call.payload.text("availablemem")?);
-    let unusable = |e: scheduler::Unusable| Refused::bad(e.message());
-    let cpu = if cpu.is_empty() { None } else { Some(scheduler::millicores(&cpu).map_err(unusable)?) };
-    let mem = if mem.is_empty() { None } else { Some(scheduler::bytes(&mem).map_err(unusable)?) };
-    let context = Context { signer: call.signer, owner: server.owner.clone() };
-    let end = tokio::time::Instant::now() + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    let mut queue = server.database.queue();
-    let present = Arc::new(AtomicBool::new(true));
-    let _presence = Presence(present.clone());
-    loop {
-        queue.borrow_and_update();
-        let (context, colony, present) = (context.clone(), colony.clone(), present.clone());
-        let job = move |work: &Work<'_>| {
-            if present.load(Ordering::SeqCst) { look(work, &context, &colony, seconds, cpu, mem) } else { Ok(Look::Nothing) }
-        };
-        let paused = match server.database.run(job).await? {
-            Look::Got(process) => return Ok(json!(process)),
-            Look::Nothing => false,
-            Look::Paused => true,
-        };
-        let over = tokio::select! {
-            () = tokio::time::sleep_until(end) => true,
-            () = server.shutdown.cancelled() => true,
-            changed = queue.changed() => changed.is_err(),
-        };
-        if !over && seconds > 0 {
-            continue;
-        }
-        return Err(match (paused, seconds < 0) {
-            (true, true) => Refused::new(503, "No processes available: colony assignments are paused"),
-            (true, false) => Refused::new(408, "Assignment timeout: colony assignments are paused"),
-            (false, _) => Refused::new(404, "No process available for assignment"),
-        });
-    }
-}
-
-fn look(
-    work: &Work<'_>,
-    context: &Context,
-    colony: &str,
-    seconds: i64,
-    cpu: Option<i64>,
-    mem: Option<i64>,
-) -> Result<Look, Refused> {
-    members::require_member(work.db, context, colony)?;
-    let executor = executors::approved(work.db, colony, &context.signer)?;
-    let executor = executor.ok_or_else(|| Refused::internal("Failed to assign process, executor not found"))?;
-    if seconds == 0 {
-        return Err(Refused::bad("Invalid timeout value, timeout cannot be zero"));
-    }
-    executors::heard(work, colony, &context.signer)?;
-    if members::is_paused(work.db, colony)? {
-        return Ok(Look::Paused);
-    }
-    let offer = Offer { name: executor.executorname, kind: executor.executortype, location: executor.locationname, cpu, mem };
-    let sql = "SELECT body FROM process WHERE colony = ?1 AND state = 0 AND type = ?2 ORDER BY priority_time, rowid";
-    let mut rows = work.db.prepare_cached(sql)?;
-    let mut rows = rows.query(params![colony, offer.kind])?;
-    while let Some(row) = rows.next()? {
-        let body: String = row.get(0)?;
-        let waiting: Process = serde_json::from_str(&body)?;
-        if !scheduler::fits(&waiting.spec.conditions, &offer) {
-            continue;
-        }
-        let mut process = with_attributes(work.db, &body)?;
-        let now = now();
-        scheduler::assign(&mut process, &context.signer, now);
-        // The reply still has the old deadline, as on the real server; it is stored from now on.
-        let reply = process.clone();
-        let deadline = scheduler::exec_deadline(now, process.spec.maxexectime);
-        process.execdeadline = if deadline == 0 { Time::never() } else { Time::from_nanos(deadline) };
-        enter(work, &process)?;
-        return Ok(Look::Got(Box::new(reply)));
-    }
-    Ok(Look::Nothing)
 }
 
 /// Puts everything that an executor runs back into the queue; retries are not counted.
@@ -271,45 +190,9 @@ pub(super) fn requeue_of(work: &Work<'_>, executor_id: &str) -> Result<(), Refus
     for body in bodies {
         let mut process = with_attributes(work.db, &body)?;
         scheduler::take_back(&mut process);
-        enter(work, &process)?;
-    }
-    Ok(())
-}
-
-/// Looks at deadlines once a second, and for silent executors once a minute, until the shutdown.
-pub(super) async fn watch_the_clock(server: Server) {
-    let mut clock = tokio::time::interval(TICK);
-    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    for tick in 1u64.. {
-        tokio::select! {
-            _ = clock.tick() => {}
-            () = server.shutdown.cancelled() => return,
-        }
-        let outcome = server.database.run(move |work| {
-            end_overdue(work)?;
-            if tick % TICKS_OF_SILENCE == 0 { executors::unregister_silent(work) } else { Ok(()) }
-        });
-        if let Err(refused) = outcome.await {
-            tracing::error!(message = refused.message, "deadlines could not be looked at");
-        }
-    }
-}
-
-fn end_overdue(work: &Work<'_>) -> Result<(), Refused> {
-    let now = now();
-    for (sql, end) in [
-        (
-            "SELECT body FROM process WHERE state = 1 AND exec_deadline > 0 AND exec_deadline <= ?1",
-            scheduler::out_of_time as fn(&mut Process, i64),
-        ),
-        ("SELECT body FROM process WHERE state = 0 AND wait_deadline > 0 AND wait_deadline <= ?1", scheduler::waited_too_long),
-    ] {
-        let bodies: Vec<String> = work.db.prepare_cached(sql)?.query_map([now], |r| r.get(0))?.collect::<Result<_, _>>()?;
-        for body in bodies {
-            let mut process = with_attributes(work.db, &body)?;
-            end(&mut process, now);
-            enter(work, &process)?;
-        }
+        process.starttime = Time::never();
+        // The attributes keep the state they had, as on the real server.
+        tell(work, &process)?;
     }
     Ok(())
 }
@@ -344,7 +227,7 @@ pub(super) fn list(work: &Work<'_>, context: &Context, payload: &Payload) -> Res
         return Err(Refused::bad(format!("Count is larger than MaxCount limit <{MAX_COUNT}>")));
     }
     if count < 0 {
-        return Err(Refused::bad("pq: LIMIT must not be negative"));
+        return Err(Refused::bad("Failed to get processes, count must not be negative"));
     }
     let state = ProcessState::from_number(payload.number("state")?);
     let state = state.ok_or_else(|| Refused::bad("Failed to get processes, invalid msg.State"))?;
@@ -386,8 +269,7 @@ pub(super) fn history(work: &Work<'_>, context: &Context, payload: &Payload) -> 
     let since = now().saturating_sub(payload.number("seconds")?.saturating_mul(1_000_000_000));
     let sql = format!(
         "SELECT body FROM process WHERE colony = ?1 AND state = ?2 AND {time} >= ?3 AND (?4 = '' OR executor_id = ?4)
-         ORDER BY {}, rowid",
-        order(state)
+         ORDER BY submitted, rowid"
     );
     read_list(work.db, &sql, params![colony, state.number(), since, payload.text("executorid")?])
 }
@@ -410,7 +292,7 @@ pub(super) fn cancel(work: &Work<'_>, context: &Context, payload: &Payload) -> R
     }
     process.state = ProcessState::Cancelled;
     process.endtime = Time::from_nanos(now());
-    enter(work, &process)?;
+    enter(work, &mut process)?;
     Ok(json!({}))
 }
 
@@ -461,7 +343,8 @@ pub(super) fn close_successful(work: &Work<'_>, context: &Context, payload: &Pay
     }
     process.state = ProcessState::Success;
     process.endtime = Time::from_nanos(now());
-    enter(work, &process)?;
+    enter(work, &mut process)?;
+    executors::count_success(work, &process)?;
     Ok(json!({}))
 }
 
@@ -479,7 +362,7 @@ pub(super) fn close_failed(work: &Work<'_>, context: &Context, payload: &Payload
     process.errors = payload.get("errors")?;
     process.state = ProcessState::Failed;
     process.endtime = Time::from_nanos(now());
-    enter(work, &process)?;
+    enter(work, &mut process)?;
     Ok(json!({}))
 }
 
@@ -516,7 +399,7 @@ pub(super) fn add_attribute(work: &Work<'_>, context: &Context, payload: &Payloa
     attribute.attributeid = attribute_id(&process.processid, attribute.attributetype, &attribute.key);
     attribute.targetcolonyname = process.spec.conditions.colonyname;
     if insert_attribute(work.db, &attribute)? == 0 {
-        return Err(Refused::bad("pq: duplicate key value violates unique constraint \"prod_attributes_pkey\""));
+        return Err(Refused::bad("Failed to add attribute, there is one with this key already, and it cannot be changed"));
     }
     Ok(json!(attribute))
 }

@@ -1,6 +1,5 @@
 //! `GET /pubsub`: subscriptions by websocket. Unlike the real server, membership is checked.
 
-use super::Context;
 use super::Refused;
 use super::Server;
 use super::members;
@@ -158,7 +157,7 @@ async fn subscribe(server: &Server, text: &[u8]) -> Result<Option<(Subscription,
     let seconds = u64::try_from(call.payload.number("timeout").map_err(refused)?).ok().filter(|s| *s > 0).ok_or(Fault::Drop)?;
     let executor_type = call.payload.text("executortype").map_err(refused)?;
     let colony = call.payload.text("colonyname").map_err(refused)?;
-    let context = Context { signer: call.signer, owner: server.owner.clone() };
+    let context = server.context(call.signer);
     if kind == "subscribeprocessesmsg" {
         let (context, name) = (context, colony.clone());
         let member = server.database.run(move |work| members::require_member(work.db, &context, &name)).await.map_err(refused)?;
@@ -174,8 +173,8 @@ async fn subscribe(server: &Server, text: &[u8]) -> Result<Option<(Subscription,
     let id = call.payload.text("processid").map_err(refused)?;
     let asked = id.clone();
     let look = server.database.run(move |work| {
-        let process = processes::find(work.db, &asked)?
-            .ok_or_else(|| Refused::forbidden("Failed to subscribe to process, process not found"))?;
+        let process =
+            processes::find(work.db, &asked)?.ok_or_else(|| Refused::forbidden(format!("Invalid process with Id {asked}")))?;
         members::require_member(work.db, &context, &process.spec.conditions.colonyname)?;
         Ok(process)
     });

@@ -30,7 +30,12 @@ pub(super) fn create(work: &Work<'_>, context: &Context, payload: &Payload) -> R
     }
     let root = if label.len() > 1 { label.trim_end_matches('/') } else { label.as_str() };
     let mut ids: Vec<String> = Vec::new();
-    for found in files::below(work.db, &colony, root)? {
+    let labels = if context.settings.faulty_labels {
+        files::faulty(work.db, &colony, root, true)?
+    } else {
+        files::below(work.db, &colony, root)?
+    };
+    for found in labels {
         let sql = "SELECT file_id FROM file WHERE sequence IN
                    (SELECT max(sequence) FROM file WHERE colony = ?1 AND label = ?2 GROUP BY name)";
         let mut rows = work.db.prepare_cached(sql)?;

@@ -10,6 +10,10 @@ use super::spec::Job;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde::Serialize;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,4 +149,19 @@ pub trait Engine: Send + Sync {
 
     /// What is known about it, once started.
     async fn facts(&self, task: &Task, handle: &Handle) -> Facts;
+}
+
+/// Opens an output for appending, 0600.
+fn append(path: &Path) -> Result<std::fs::File, Failure> {
+    let open = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    open.map_err(Failure::io("cannot open the output of the job", path))
+}
+
+/// Adds a line of the executor's own to the main output.
+///
+/// # Errors
+/// Those of the file.
+pub fn say(log: &Path, line: &str) -> Result<(), Failure> {
+    let text = format!("pollinator: {line}\n");
+    append(log)?.write_all(text.as_bytes()).map_err(Failure::io("cannot write to the output of the job", log))
 }

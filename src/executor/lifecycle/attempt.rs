@@ -10,7 +10,7 @@ use super::room::Ticket;
 use crate::executor::backend::Adopted;
 use crate::executor::backend::Handle;
 use crate::executor::backend::Task;
-use crate::executor::backend::process::say;
+use crate::executor::backend::say;
 use crate::executor::error::Error;
 use crate::executor::files::FilesError;
 use crate::executor::files::Using;

@@ -84,6 +84,10 @@ impl Guard {
                     Some(Ok(Change::Offline(_) | Change::Online)) => {}
                     Some(Err(e)) if e.is_not_found() => return Ok(Lost::TakenAway),
                     Some(Err(e)) => {
+                        if e.is_not_member() {
+                            // What we ran waits again. Either we are soon a member and get it back, or never.
+                            self.orphan_until.get_or_insert_with(|| Instant::now() + PATIENCE);
+                        }
                         tracing::debug!(process = self.process.processid, error = %e, "the watch of a process broke");
                         self.rest().await;
                     }

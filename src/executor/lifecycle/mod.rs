@@ -33,6 +33,7 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::fs::File;
 use std::fs::TryLockError;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -148,7 +149,7 @@ async fn alone(state_dir: &Path) -> Result<File, Error> {
     let path = state_dir.join("executor.lock");
     let failed = |source| Error::Folder { path: path.clone(), source };
     sqlite::private_folder(state_dir).map_err(failed)?;
-    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    let file = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
     let end = tokio::time::Instant::now() + LOCK_WAIT;
     loop {
         match file.try_lock() {

@@ -108,12 +108,13 @@ impl Host {
 
     fn description(&self) -> Executor {
         let capacity = self.capacity;
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
         let hardware = Hardware {
             model: std::env::consts::ARCH.into(),
             nodes: 1,
-            cpu: capacity.cpu_millis.map_or_else(String::new, |c| format!("{c}m")),
-            cores: std::thread::available_parallelism().map_or(1, |n| n.get() as i64),
-            mem: capacity.mem_mib.map_or_else(String::new, |m| format!("{m}Mi")),
+            cpu: format!("{}m", capacity.cpu_millis.unwrap_or(cores * 1000)),
+            cores: cores as i64,
+            mem: capacity.mem_mib.or_else(memory_mib).map_or_else(String::new, |m| format!("{m}Mi")),
             platform: std::env::consts::OS.into(),
             architecture: std::env::consts::ARCH.into(),
             ..Hardware::default()
@@ -151,4 +152,12 @@ impl Host {
 fn wrong_colony(error: &ColonyError) -> bool {
     let text = error.to_string();
     text.contains("does not exist") || text.contains("signature") || text.contains("not colony owner")
+}
+
+/// Memory of this machine, MiB.
+fn memory_mib() -> Option<u64> {
+    // SAFETY: sysconf reads a number and touches nothing of ours.
+    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
+    let bytes = u64::try_from(pages).ok()?.checked_mul(u64::try_from(size).ok()?)?;
+    Some(bytes >> 20)
 }

@@ -12,7 +12,7 @@ use crate::executor::backend::Adopted;
 use crate::executor::backend::Ending;
 use crate::executor::backend::Handle;
 use crate::executor::backend::Task;
-use crate::executor::backend::process::say;
+use crate::executor::backend::say;
 use crate::executor::error::Error;
 use crate::executor::journal::Fate;
 use crate::executor::logs;

@@ -129,15 +129,13 @@ fn with(cmd: &str, pointer: &str, value: Value) -> Value {
     spec
 }
 
-const NOTICE: &str = "pollinator: the image python:3 is not used: this executor runs commands on the machine itself\n";
-
 #[tokio::test]
 async fn the_whole_life_of_a_process() {
     let rig = Rig::new();
     let life = rig.start();
     rig.server.submit("p1", spec("echo hello; printf '\\377\\0x'; echo error >&2"));
     rig.server.until_state("p1", ProcessState::Success).await;
-    assert_eq!(rig.server.log("p1").concat(), format!("{NOTICE}hello\n\u{FFFD}\u{FFFD}xerror\n"));
+    assert_eq!(rig.server.log("p1").concat(), format!("hello\n\u{FFFD}\u{FFFD}xerror\n"));
     rig.server.until("clean up", |_| rig.files.notes() == ["in p1", "back p1", "clean p1"] && rig.jobs_left() == 0).await;
     let process = rig.server.process("p1");
     assert!(process.attribute("NODES").is_some());
@@ -241,7 +239,7 @@ async fn killed_and_started_again_it_goes_on_where_it_was() {
     let life = rig.start();
     rig.server.until_state("a", ProcessState::Success).await;
     let want: String = (1..=60).map(|i| format!("line {i}\n")).collect();
-    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}{want}"));
+    assert_eq!(rig.server.log("a").concat(), want.to_string());
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "run once");
     assert_eq!(rig.server.calls("closesuccessfulmsg"), 1);
     life.stop().await;
@@ -256,7 +254,7 @@ async fn lost_answers_double_nothing_and_lose_nothing() {
     let life = rig.start();
     rig.server.submit("a", spec("for i in 1 2 3 4 5 6; do echo same; sleep 0.4; done"));
     rig.server.until_state("a", ProcessState::Success).await;
-    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}{}", "same\n".repeat(6)));
+    assert_eq!(rig.server.log("a").concat(), "same\n".repeat(6));
     life.stop().await;
 }
 
@@ -265,7 +263,7 @@ async fn a_refused_log_message_decides_nothing() {
     let rig = Rig::new();
     rig.server.state.lock().unwrap().refuse.insert("addlogmsg".into(), 1);
     let life = rig.start();
-    rig.server.submit("a", spec("sleep 1; echo later"));
+    rig.server.submit("a", spec("echo refused; sleep 1; echo later"));
     rig.server.until_state("a", ProcessState::Success).await;
     assert_eq!(rig.server.log("a").concat(), "later\n");
     life.stop().await;
@@ -317,7 +315,7 @@ async fn forgotten_by_the_server_it_registers_again_and_goes_on_with_its_job() {
     }
     rig.server.until_state("a", ProcessState::Success).await;
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "run once");
-    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}ready\ndone\n"));
+    assert_eq!(rig.server.log("a").concat(), "ready\ndone\n");
     assert_eq!(rig.server.calls("addexecutormsg"), 2);
     life.stop().await;
 }
@@ -353,7 +351,7 @@ async fn stopping_leaves_jobs_running() {
     assert_eq!(rig.server.process("a").state, ProcessState::Running);
     let life = rig.start();
     rig.server.until_state("a", ProcessState::Success).await;
-    assert_eq!(rig.server.log("a").concat(), format!("{NOTICE}ready\ndone\n"));
+    assert_eq!(rig.server.log("a").concat(), "ready\ndone\n");
     life.stop().await;
 }
 
@@ -401,7 +399,7 @@ async fn a_large_log_arrives_in_messages_of_bounded_size() {
     rig.server.until_state("a", ProcessState::Success).await;
     let log = rig.server.log("a");
     assert!(log.iter().all(|m| m.len() <= 65536));
-    assert_eq!(log.concat().len(), NOTICE.len() + 40 * 500_001);
+    assert_eq!(log.concat().len(), 40 * 500_001);
     assert!(log.len() < 400, "full messages are sent at once: {}", log.len());
     life.stop().await;
 }

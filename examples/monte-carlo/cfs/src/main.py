@@ -1,6 +1,6 @@
 """Estimates pi. Every process draws points of its own and writes a result of its own:
 
-    pollinator run --follow --count 4
+    pollinator run --follow --processes 4
 """
 
 import json

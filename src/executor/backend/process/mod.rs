@@ -22,13 +22,13 @@ use super::Failure;
 use super::Handle;
 use super::Output;
 use super::Task;
+use super::append;
 use crate::executor::place::Inside;
 use crate::executor::spec::Command;
 use crate::executor::spec::Work;
 use async_trait::async_trait;
 use session::Session;
 use std::fs::OpenOptions;
-use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -52,9 +52,6 @@ impl Engine for ProcessEngine {
     async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure> {
         let job = &task.job;
         let mut lines = Vec::new();
-        if !job.image.is_empty() {
-            lines.push(format!("the image {} is not used: this executor runs commands on the machine itself", job.image));
-        }
         if job.gpu_count > 0 {
             lines.push("GPUs are not set apart: the command sees those of this machine".into());
         }
@@ -138,12 +135,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 fn rank_log(folder: &Path, rank: u32) -> PathBuf {
     folder.join(format!("log.{rank}"))
-}
-
-/// Opens an output for appending, 0600.
-pub(crate) fn append(path: &Path) -> Result<std::fs::File, Failure> {
-    let open = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    open.map_err(Failure::io("cannot open the output of the job", path))
 }
 
 /// Makes a file that must not be there yet; false where it is.
@@ -256,15 +247,6 @@ fn ending(task: &Task) -> Option<Ending> {
 /// A status file; none until its newline is there.
 fn status(path: &Path) -> Option<i32> {
     std::fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
-}
-
-/// Adds a line of the executor's own to the main output.
-///
-/// # Errors
-/// Those of the file.
-pub fn say(log: &Path, line: &str) -> Result<(), Failure> {
-    let text = format!("pollinator: {line}\n");
-    append(log)?.write_all(text.as_bytes()).map_err(Failure::io("cannot write to the output of the job", log))
 }
 
 #[cfg(test)]

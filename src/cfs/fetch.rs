@@ -1,0 +1,103 @@
+//! Bringing given files into a folder that holds nothing else: snapshots, at an executor.
+
+use super::Cfs;
+use super::Error;
+use super::download::download;
+use super::list::RemoteFile;
+use super::place::Expected;
+use super::upload::Failed;
+use crate::event::Direction;
+use crate::event::Event;
+use crate::event::Events;
+use crate::event::Tree;
+use crate::index::Index;
+use crate::index::ignore::Rules;
+use futures_util::StreamExt;
+use std::path::Path;
+
+/// What [`fetch`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchReport {
+    /// Files that came.
+    pub fetched: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that were there already, with the right content.
+    pub present: u64,
+    /// Files that did not come, and why.
+    pub problems: Vec<(String, String)>,
+}
+
+/// Brings given files into a folder: what is there already by content is not fetched again, what is there under their names
+/// with another content is replaced. For snapshots, whose folder holds nothing else.
+///
+/// # Errors
+/// Those that befall every file: nobody answers, no space, the folder cannot be read. What is wrong with one file is listed.
+pub async fn fetch(
+    cfs: &Cfs,
+    index: &Index,
+    files: &[RemoteFile],
+    folder: &Path,
+    tree: Tree,
+    jobs: usize,
+    events: &Events,
+) -> Result<FetchReport, Error> {
+    let (root, cache) = (folder.to_owned(), index.clone());
+    let there = tokio::task::spawn_blocking(move || {
+        let mut rules = Rules::new(&root, None)?;
+        crate::index::scan(&root, &mut rules, &cache, jobs)
+    });
+    let there = there.await.map_err(|e| Error::Local { path: folder.into(), source: std::io::Error::other(e) })??;
+    let is_there = |f: &&RemoteFile| there.files.get(&f.path).is_some_and(|l| l.sha256 == f.sha256);
+    let missing: Vec<RemoteFile> = files.iter().filter(|f| !is_there(f)).cloned().collect();
+    let mut report = FetchReport { present: (files.len() - missing.len()) as u64, ..FetchReport::default() };
+    if missing.is_empty() {
+        return Ok(report);
+    }
+    let (count, bytes) = (missing.len() as u64, missing.iter().map(|f| f.size).sum());
+    let direction = Direction::Download;
+    events.emit(Event::TransferStarted { tree, direction, files: count, bytes });
+    let outcome = fetch_all(cfs, missing, folder, tree, jobs, events, &mut report).await;
+    report.problems.sort();
+    let (files, bytes, problems) = (report.fetched, report.bytes, report.problems.len() as u64);
+    events.emit(Event::TransferFinished { tree, direction, files, bytes, problems });
+    outcome.map(|()| report)
+}
+
+async fn fetch_all(
+    cfs: &Cfs,
+    missing: Vec<RemoteFile>,
+    folder: &Path,
+    tree: Tree,
+    jobs: usize,
+    events: &Events,
+    report: &mut FetchReport,
+) -> Result<(), Error> {
+    let direction = Direction::Download;
+    let mut running = futures_util::stream::iter(missing)
+        .map(|file| async move {
+            let path = file.path.to_string();
+            let moved = |bytes| events.emit(Event::TransferProgress { tree, direction, path: path.clone(), bytes });
+            let outcome = download(cfs, &file, folder, Expected::Anything, &moved).await;
+            (file, outcome)
+        })
+        .buffer_unordered(jobs.max(1));
+    while let Some((file, outcome)) = running.next().await {
+        let path = file.path.to_string();
+        match outcome {
+            Ok(_) => {
+                report.fetched += 1;
+                report.bytes += file.size;
+                if !file.path.is_folder_marker() {
+                    events.emit(Event::FileDone { tree, direction, path, size: file.size });
+                }
+            }
+            Err(Failed::File(why)) => {
+                events.emit(Event::FileProblem { tree, path: path.clone(), problem: why.clone() });
+                report.problems.push((path, why));
+            }
+            Err(Failed::All(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}
