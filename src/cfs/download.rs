@@ -13,6 +13,7 @@ use super::upload::Failed;
 use crate::store;
 use sha2::Digest;
 use sha2::Sha256;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::pin::Pin;
 use std::task::Context;
@@ -68,9 +69,10 @@ pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T,
 
 /// Brings the bytes to a temporary file and verifies them; gives the permission bits that came along.
 async fn fetch_to(cfs: &Cfs, file: &RemoteFile, temporary: &Path, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u32, Failed> {
-    let mut options = tokio::fs::OpenOptions::new();
-    let opened = options.write(true).create_new(true).mode(0o600).open(temporary).await.map_err(|e| local(temporary, &e))?;
-    let mut writer = Hashing { inner: opened, hasher: Sha256::new(), size: 0 };
+    // Opened right here: in a thread of its own it could come into being after we have given up and cleaned away.
+    let mut options = std::fs::OpenOptions::new();
+    let opened = options.write(true).create_new(true).mode(0o600).open(temporary).map_err(|e| local(temporary, &e))?;
+    let mut writer = Hashing { inner: tokio::fs::File::from_std(opened), hasher: Sha256::new(), size: 0 };
     // Nothing is stored for an empty file, but what is registered for it must be true all the same.
     let metadata = match file.size {
         0 => store::Metadata::new(),

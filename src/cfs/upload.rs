@@ -20,6 +20,7 @@ use crate::store::Stored;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use tokio::io::AsyncReadExt;
 
 /// How often a file that changes while it is sent is begun anew.
 const TRIES: u32 = 3;
@@ -120,6 +121,8 @@ async fn send(
         let key = new_key(root)?;
         let meta = Metadata::from([(MODE.to_owned(), format!("{mode:o}"))]);
         let reader = file.try_clone().await.map_err(|e| Failed::File(unreadable(&e)))?;
+        // A file that grows as fast as it is sent has no end.
+        let reader = reader.take(before.len());
         let stored = cfs.store.put(&key, reader, before.len(), &meta, progress).await?;
         (key, stored)
     };

@@ -20,7 +20,8 @@ const BUSY: Duration = Duration::from_millis(200);
 /// Longest pause between two looks at a quiet log.
 const QUIET: Duration = Duration::from_secs(2);
 /// How often the log of a process that has ended is asked for before an unreachable server is told of.
-const DRAIN_TRIES: u32 = 10;
+/// Each try has the client's own retries in it.
+const DRAIN_TRIES: u32 = 3;
 
 /// A place in a log: the time of the last entry taken, and how many with that time were taken.
 ///

@@ -66,7 +66,7 @@ impl Store {
     ) -> Result<Stored, Error> {
         check_key(key)?;
         let part_size = part_size(size_hint);
-        let mut source = Source { key, reader, part_size, hasher: Sha256::new(), total: 0, ahead: None };
+        let mut source = Source { key, reader, part_size, hasher: Sha256::new(), total: 0, ahead: None, over: false };
         let permit = self.memory(size_hint.min(part_size)).await;
         let first = source.part(size_hint.min(part_size)).await?;
         if !source.has_more().await? {
@@ -337,6 +337,8 @@ struct Source<'a, R> {
     total: u64,
     /// A byte that was read to see whether there is more.
     ahead: Option<u8>,
+    /// The end was seen. What a file grows by afterwards does not count: only the last part may be short.
+    over: bool,
 }
 
 impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
@@ -348,13 +350,14 @@ impl<R: AsyncRead + Send + Unpin> Source<'_, R> {
         let mut limited = (&mut self.reader).take(self.part_size - buffer.len() as u64);
         while limited.read_buf(&mut buffer).await.map_err(|source| Error::Read { key: self.key.to_owned(), source })? > 0 {}
         let bytes = buffer.freeze();
+        self.over = (bytes.len() as u64) < self.part_size;
         self.total += bytes.len() as u64;
         self.hasher = hash(std::mem::take(&mut self.hasher), bytes.clone()).await;
         Ok(bytes)
     }
 
     async fn has_more(&mut self) -> Result<bool, Error> {
-        if self.ahead.is_none() {
+        if self.ahead.is_none() && !self.over {
             let mut byte = [0];
             let read = self.reader.read(&mut byte).await.map_err(|source| Error::Read { key: self.key.to_owned(), source })?;
             self.ahead = (read == 1).then_some(byte[0]);
