@@ -4,15 +4,15 @@
 //! its key, and registers only when it is told that it is no member.
 
 use super::Host;
+use crate::colonies::Capabilities;
 use crate::colonies::Client;
 use crate::colonies::EXECUTOR_APPROVED;
 use crate::colonies::EXECUTOR_PENDING;
 use crate::colonies::Error as ColonyError;
-use crate::colonies::model::Capabilities;
-use crate::colonies::model::Executor;
-use crate::colonies::model::Function;
-use crate::colonies::model::Hardware;
-use crate::colonies::model::Software;
+use crate::colonies::Executor;
+use crate::colonies::Function;
+use crate::colonies::Hardware;
+use crate::colonies::Software;
 use crate::executor::error::Error;
 use std::time::Duration;
 

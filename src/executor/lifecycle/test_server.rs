@@ -2,11 +2,11 @@
 //! refused, an executor is forgotten. For faults that the embedded colony never makes; everything else is tested against
 //! that one.
 
+use crate::colonies::Executor;
+use crate::colonies::FunctionSpec;
 use crate::colonies::Process;
 use crate::colonies::ProcessState;
 use crate::colonies::identity;
-use crate::colonies::model::Executor;
-use crate::colonies::model::FunctionSpec;
 use crate::colonies::time::Time;
 use crate::config::ColonyAccess;
 use crate::config::Secret;
