@@ -154,14 +154,14 @@ fn a_server_that_vanishes_at_any_step_leads_to_no_second_process_and_the_next_ru
     assert!((5..100).contains(&all), "a run takes {all} requests");
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
-        for _ in 0..8 {
+        for _ in 0..12 {
             scope.spawn(|| {
                 loop {
                     let step = next.fetch_add(1, Ordering::SeqCst);
-                    if step >= all {
+                    if step >= 2 * all {
                         return;
                     }
-                    vanish_at(&lab, &colony, step, if step.is_multiple_of(2) { Lost::Request } else { Lost::Answer });
+                    vanish_at(&lab, &colony, step / 2, if step.is_multiple_of(2) { Lost::Request } else { Lost::Answer });
                 }
             });
         }
@@ -169,14 +169,14 @@ fn a_server_that_vanishes_at_any_step_leads_to_no_second_process_and_the_next_ru
 }
 
 fn vanish_at(lab: &Lab, colony: &Colony, step: usize, lost: Lost) {
-    let name = format!("step{step}");
+    let name = format!("step{step}-{lost:?}").to_lowercase();
     let folder = lab.project(&name, HELLO);
     let proxy = Proxy::new(colony.port(), Failing::From(step), lost);
     let through = colony.clone().with("COLONIES_SERVER_PORT", proxy.port);
     let told = folder.join("stderr");
     let mut command = through.command(lab, &folder, ["run", "--follow"]);
     command.stdout(Stdio::null()).stderr(std::fs::File::create(&told).unwrap());
-    let mut child = command.spawn().unwrap();
+    let mut child = chaos::Killed(command.spawn().unwrap());
     let said = || std::fs::read_to_string(&told).unwrap_or_default();
     // It gives up, or it follows already and waits for the server.
     let mut status = None;
@@ -185,13 +185,13 @@ fn vanish_at(lab: &Lab, colony: &Colony, step: usize, lost: Lost) {
     while status.is_none() && !waits() {
         assert!(begin.elapsed() < lab::PATIENCE, "step {step}, {lost:?}: neither gives up nor waits\n{}", said());
         std::thread::sleep(Duration::from_millis(20));
-        status = child.try_wait().unwrap();
+        status = child.0.try_wait().unwrap();
     }
     let ended_before = status.is_some();
     assert!(colony.processes(&name).len() <= 1, "step {step}: submitted twice");
     proxy.heal();
     lab::until(&format!("step {step}, {lost:?}: goes on when the server is back: {}", said()), || {
-        status = child.try_wait().unwrap();
+        status = child.0.try_wait().unwrap();
         status.is_some()
     });
     let code = status.and_then(|s| s.code());

@@ -19,6 +19,7 @@ use std::net::Shutdown;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Child;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -159,6 +160,16 @@ pub fn wait_for<T>(work: impl Future<Output = T>) -> T {
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     hex::encode(sha2::Sha256::digest(bytes))
+}
+
+/// A program that is ended when its test is over, however that ends.
+pub struct Killed(pub Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // It has ended long ago, unless the test failed.
+        let _ = (self.0.kill(), self.0.wait());
+    }
 }
 
 /// A port on which nobody listens.
