@@ -29,7 +29,9 @@ pub(super) enum Expected {
 /// A local failure on `path`: no space befalls every file, the rest is this file's matter.
 pub(super) fn local(path: &Path, error: &io::Error) -> Failed {
     match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Failed::All(Error::NoSpace { path: path.to_owned() }),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Failed::All(Error::NoSpace { path: path.to_owned() })
+        }
         _ => Failed::File(format!("cannot be written: {error}")),
     }
 }
