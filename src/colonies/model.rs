@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for ProcessState {
     }
 }
 
-/// GPU part of [`Conditions`] and [`Hardware`].
+/// GPU part of [`Conditions`] and of an executor's hardware.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[allow(missing_docs)]
