@@ -73,6 +73,11 @@ pub fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
+/// Whether a failed connection (in the words of [`describe`]) failed for the server's certificate.
+pub fn is_about_certificates(reason: &str) -> bool {
+    reason.contains("certificate") || reason.contains("UnknownIssuer")
+}
+
 /// Takes any certificate: what `…_SKIPVERIFY=true` asks for.
 #[derive(Debug)]
 struct AcceptAny;

@@ -64,9 +64,10 @@ impl From<store::Error> for Failed {
     fn from(error: store::Error) -> Failed {
         match &error {
             store::Error::Refused { status: 400 | 404 | 413, .. } => Failed::File(error.to_string()),
-            store::Error::Refused { .. } | store::Error::Unreachable { .. } | store::Error::Timeout { .. } => {
-                Failed::All(error.into())
-            }
+            store::Error::Refused { .. }
+            | store::Error::Unreachable { .. }
+            | store::Error::Timeout { .. }
+            | store::Error::Untrusted { .. } => Failed::All(error.into()),
             store::Error::Setup { .. } | store::Error::Garbage { .. } => Failed::All(error.into()),
             store::Error::NoSpace { .. } => Failed::All(error.into()),
             _ => Failed::File(error.to_string()),

@@ -181,6 +181,9 @@ impl Client {
             Ok(Err(e)) => {
                 let unsent = e.is_connect();
                 let reason = net::describe(&e.without_url());
+                if net::is_about_certificates(&reason) {
+                    return Err((Error::Untrusted { server: self.server(), reason }, true));
+                }
                 return Err((Error::Unreachable { server: self.server(), call, reason }, unsent));
             }
             Err(_) => return Err((Error::Timeout { server: self.server(), call, seconds: limit.as_secs() }, false)),

@@ -14,6 +14,14 @@ pub enum Error {
         /// What the transport said.
         reason: String,
     },
+    /// Its certificate is not to be trusted; trying again cannot help.
+    #[error("the certificate of the Colonies server at {server} cannot be trusted: {reason}")]
+    Untrusted {
+        /// `host:port`.
+        server: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// No answer in time.
     #[error("the Colonies server at {server} did not answer {call} within {seconds} s")]
     Timeout {
@@ -76,7 +84,7 @@ impl Error {
 
     /// Whether nobody answered (exit code 4), as against an answer that says no.
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Error::Unreachable { .. } | Error::Timeout { .. })
+        matches!(self, Error::Unreachable { .. } | Error::Timeout { .. } | Error::Untrusted { .. })
     }
 
     /// The HTTP status of a refusal.
@@ -107,6 +115,9 @@ impl Error {
     /// What to do about it, for a person.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Error::Untrusted { .. } => Some(
+                "install the certificate of the authority that signed it, or set COLONIES_SKIPVERIFY=true for a test server".into(),
+            ),
             Error::Unreachable { .. } | Error::Timeout { .. } => {
                 Some("check COLONIES_SERVER_HOST, COLONIES_SERVER_PORT, COLONIES_TLS and the network; `pollinator doctor` tries each step".into())
             }

@@ -59,7 +59,7 @@ impl WireError {
     fn of(error: reqwest::Error) -> WireError {
         let connect = error.is_connect();
         let reason = net::describe(&error.without_url());
-        if connect && (reason.contains("certificate") || reason.contains("UnknownIssuer")) {
+        if connect && net::is_about_certificates(&reason) {
             WireError::Untrusted { reason }
         } else if connect {
             WireError::Connect { reason }

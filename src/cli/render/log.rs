@@ -4,9 +4,12 @@ use tracing_subscriber::EnvFilter;
 
 /// Starts them: warnings, with `-v` our own steps; `POLLINATOR_LOG` (the syntax of tracing's filters) says otherwise.
 pub fn start(verbose: bool) {
-    let default = if verbose { "warn,pollinator=debug" } else { "error,pollinator=warn" };
+    // What libraries say of a failure, our own errors say in better words.
+    let default = if verbose { "warn,pollinator=debug" } else { "off,pollinator=warn" };
     let filter = EnvFilter::try_from_env("POLLINATOR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let layer = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let layer =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(terminal);
     // A second start (tests in one process) keeps the first.
     let _ = layer.try_init();
 }
