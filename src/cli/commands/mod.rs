@@ -23,6 +23,7 @@ use super::CliError;
 use super::Context;
 use super::arguments::Command;
 use crate::event::Tree;
+use crate::run::trees::TreeOptions;
 
 /// Runs one command.
 pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
@@ -45,6 +46,23 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),
         Command::Version(args) => version::run(context, args),
+    }
+}
+
+/// How trees are brought over, as it is said on the command line.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct TreeArgs {
+    /// Carry out deletions even of more than half of a large tree
+    #[arg(long)]
+    pub allow_deletes: bool,
+    /// How many files are transferred at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub jobs: u16,
+}
+
+impl TreeArgs {
+    fn options(self, dry_run: bool) -> TreeOptions {
+        TreeOptions { jobs: usize::from(self.jobs), allow_deletes: self.allow_deletes, dry_run }
     }
 }
 

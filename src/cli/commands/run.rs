@@ -35,19 +35,16 @@ pub struct Args {
     /// Run on this executor instead of those in project.yaml
     #[arg(long, value_name = "NAME")]
     pub executor: Option<String>,
-    /// Carry out deletions even of more than half of a large tree
-    #[arg(long)]
-    pub allow_deletes: bool,
-    /// How many files are transferred at once
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: u16,
+    /// How the trees are brought over
+    #[command(flatten)]
+    pub trees_how: super::TreeArgs,
 }
 
 /// Runs the command.
 pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
     let connection = context.connect().await?;
-    let trees = TreeOptions { jobs: usize::from(args.jobs), allow_deletes: args.allow_deletes, dry_run: args.dry_run };
+    let trees = args.trees_how.options(args.dry_run);
     if args.dry_run {
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }
