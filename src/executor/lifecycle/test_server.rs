@@ -93,7 +93,7 @@ impl TestServer {
 
     /// Waits until a test holds.
     pub(super) async fn until(&self, what: &str, test: impl Fn(&State) -> bool) {
-        let end = tokio::time::Instant::now() + Duration::from_secs(40);
+        let end = tokio::time::Instant::now() + Duration::from_secs(120);
         while !test(&self.state.lock().unwrap()) {
             assert!(tokio::time::Instant::now() < end, "never came: {what}");
             tokio::time::sleep(Duration::from_millis(20)).await;
