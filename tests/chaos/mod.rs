@@ -104,6 +104,9 @@ impl Colony {
             assert!(page.len() < 100, "the server gives no more than 100 at once");
             found.extend(page);
         }
+        // One that went on from a state to the next between two listings stands in both.
+        let mut seen = std::collections::BTreeSet::new();
+        found.retain(|p| seen.insert(p.processid.clone()));
         found.retain(|p| serde_json::to_string(&p.spec).unwrap().contains(&format!("\"{label}\"")));
         found
     }
