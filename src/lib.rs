@@ -11,6 +11,7 @@ pub mod cli;
 pub mod colonies;
 pub mod colony;
 pub mod config;
+pub mod content;
 pub mod event;
 pub mod executor;
 pub mod index;
