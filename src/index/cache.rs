@@ -2,6 +2,8 @@
 
 use super::Error;
 use super::scan::Stat;
+use crate::content::Content;
+use crate::content::Digest;
 use crate::sqlite;
 use crate::sqlite::Durability;
 use rusqlite::Connection;
@@ -14,20 +16,32 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
-const MIGRATIONS: &[&str] = &["
-CREATE TABLE digest (
-    root TEXT NOT NULL,             -- canonical folder of the tree
-    path TEXT NOT NULL,             -- below it
+const MIGRATIONS: &[&str] = &[
+    "
+CREATE TABLE digest (root TEXT NOT NULL, path TEXT NOT NULL, PRIMARY KEY (root, path)) WITHOUT ROWID;
+",
+    "
+DROP TABLE digest;
+CREATE TABLE tree (
+    tree_id INTEGER PRIMARY KEY,
+    root TEXT NOT NULL UNIQUE       -- canonical folder
+);
+CREATE TABLE file (
+    tree_id INTEGER NOT NULL REFERENCES tree(tree_id) ON DELETE CASCADE,
+    path TEXT NOT NULL,             -- below the tree
     size INTEGER NOT NULL,
     mtime INTEGER NOT NULL,         -- ns since 1970
     ctime INTEGER NOT NULL,         -- ns since 1970
     inode INTEGER NOT NULL,
     device INTEGER NOT NULL,
     hashed INTEGER NOT NULL,        -- when its reading began, ns since 1970
-    sha256 TEXT NOT NULL,
-    PRIMARY KEY (root, path)
+    sha256 BLOB NOT NULL,
+    blake3 BLOB NOT NULL,
+    PRIMARY KEY (tree_id, path)
 ) WITHOUT ROWID;
-"];
+",
+    super::objects::SCHEMA,
+];
 
 /// A file changed so shortly before it was read may have changed again within the same tick of the file system's clock
 /// (the "racily clean" rule of git and jj; two seconds is FAT's and some network file systems' grain).
@@ -39,6 +53,7 @@ pub(super) struct Known {
     pub(super) stat: Stat,
     pub(super) hashed: i64,
     pub(super) sha256: String,
+    pub(super) blake3: Digest,
 }
 
 impl Known {
@@ -77,7 +92,7 @@ impl Index {
         Ok(Index { db: Arc::new(Mutex::new(db)), path })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -107,18 +122,38 @@ impl Index {
     }
 
     /// Takes over what was learned, and forgets what is gone, in one transaction. A cache that cannot be written costs time.
-    pub(super) fn learn(&self, root: &Path, learned: &[(String, Known)], gone: &[String]) {
-        if learned.is_empty() && gone.is_empty() {
+    pub(super) fn learn(&self, root: &Path, learned: &Learned) {
+        if learned.files.is_empty() && learned.contents.is_empty() && learned.gone.is_empty() {
             return;
         }
-        if let Err(error) = write(&mut self.lock(), root, learned, gone) {
-            tracing::warn!(%error, "the index cannot be written; files will be read again");
+        self.change("files", |db| write(db, root, learned));
+    }
+
+    /// One transaction on the cache. What cannot be written is only logged: it costs time.
+    pub(super) fn change(&self, what: &str, work: impl FnOnce(&Connection) -> rusqlite::Result<()>) {
+        let mut db = self.lock();
+        let done = db.transaction().and_then(|change| {
+            work(&change)?;
+            change.commit()
+        });
+        if let Err(error) = done {
+            tracing::warn!(%error, what, "the index cannot be written; it will be found out again");
         }
     }
 }
 
+/// What a look at a tree taught.
+#[derive(Debug, Default)]
+pub(super) struct Learned {
+    pub(super) files: Vec<(String, Known)>,
+    /// Those that have chunks.
+    pub(super) contents: Vec<Content>,
+    pub(super) gone: Vec<String>,
+}
+
 fn read(db: &Connection, root: &Path) -> rusqlite::Result<HashMap<String, Known>> {
-    let sql = "SELECT path, size, mtime, ctime, inode, device, hashed, sha256 FROM digest WHERE root = ?1";
+    let sql = "SELECT path, size, mtime, ctime, inode, device, hashed, sha256, blake3 FROM file
+               WHERE tree_id = (SELECT tree_id FROM tree WHERE root = ?1)";
     let mut rows = db.prepare_cached(sql)?;
     let rows = rows.query_map([root.to_string_lossy()], |row| {
         let stat = Stat {
@@ -128,27 +163,28 @@ fn read(db: &Connection, root: &Path) -> rusqlite::Result<HashMap<String, Known>
             inode: row.get::<_, i64>(4)? as u64,
             device: row.get::<_, i64>(5)? as u64,
         };
-        Ok((row.get(0)?, Known { stat, hashed: row.get(6)?, sha256: row.get(7)? }))
+        let sha256 = hex::encode(row.get::<_, [u8; 32]>(7)?);
+        Ok((row.get(0)?, Known { stat, hashed: row.get(6)?, sha256, blake3: Digest(row.get(8)?) }))
     })?;
     rows.collect()
 }
 
-fn write(db: &mut Connection, root: &Path, learned: &[(String, Known)], gone: &[String]) -> rusqlite::Result<()> {
+fn write(db: &Connection, root: &Path, learned: &Learned) -> rusqlite::Result<()> {
     let root = root.to_string_lossy();
-    let change = db.transaction()?;
-    {
-        let mut put = change.prepare_cached("INSERT OR REPLACE INTO digest VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
-        for (path, known) in learned {
-            let Stat { size, mtime, ctime, inode, device } = known.stat;
-            let (size, inode, device) = (size as i64, inode as i64, device as i64);
-            put.execute(params![root, path, size, mtime, ctime, inode, device, known.hashed, known.sha256])?;
-        }
-        let mut drop = change.prepare_cached("DELETE FROM digest WHERE root = ?1 AND path = ?2")?;
-        for path in gone {
-            drop.execute(params![root, path])?;
-        }
+    db.execute("INSERT INTO tree(root) VALUES (?1) ON CONFLICT DO NOTHING", [&root])?;
+    let id: i64 = db.query_row("SELECT tree_id FROM tree WHERE root = ?1", [&root], |row| row.get(0))?;
+    let mut put = db.prepare_cached("INSERT OR REPLACE INTO file VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?;
+    for (path, known) in &learned.files {
+        let Stat { size, mtime, ctime, inode, device } = known.stat;
+        let (size, inode, device) = (size as i64, inode as i64, device as i64);
+        let sha256 = super::objects::sha256_bytes(&known.sha256);
+        put.execute(params![id, path, size, mtime, ctime, inode, device, known.hashed, sha256, known.blake3.0])?;
     }
-    change.commit()
+    let mut drop = db.prepare_cached("DELETE FROM file WHERE tree_id = ?1 AND path = ?2")?;
+    for path in &learned.gone {
+        drop.execute(params![id, path])?;
+    }
+    learned.contents.iter().try_for_each(|content| super::objects::put_content(db, content))
 }
 
 /// Sets the file aside under the first free name and opens a new one.
@@ -185,8 +221,8 @@ mod tests {
         std::fs::write(state.path().join("index.db"), vec![1u8; 10_000]).unwrap();
         let index = Index::open(state.path()).unwrap();
         let stat = Stat { size: 1, mtime: 1, ctime: 1, inode: 1, device: 1 };
-        let known = Known { stat, hashed: 5 * GRAIN, sha256: "x".into() };
-        index.learn(Path::new("/t"), &[("a".into(), known.clone())], &[]);
+        let known = Known { stat, hashed: 5 * GRAIN, sha256: "ab".repeat(32), blake3: Digest::of(b"x") };
+        index.learn(Path::new("/t"), &Learned { files: vec![("a".into(), known.clone())], ..Learned::default() });
         drop(index);
         let index = Index::open(state.path()).unwrap();
         assert_eq!(index.known(Path::new("/t")).get("a"), Some(&known));
@@ -198,10 +234,11 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let path = state.path().join("index.db");
         let stat = Stat { size: 1, mtime: 1, ctime: 1, inode: 1, device: 1 };
-        let known = Known { stat, hashed: 5 * GRAIN, sha256: "x".repeat(64) };
+        let known = Known { stat, hashed: 5 * GRAIN, sha256: "ab".repeat(32), blake3: Digest::of(b"x") };
+        let learned = |files| Learned { files, ..Learned::default() };
         let many: Vec<_> = (0..5000).map(|n| (format!("file-{n}"), known.clone())).collect();
         let index = Index::open(state.path()).unwrap();
-        index.learn(Path::new("/t"), &many, &[]);
+        index.learn(Path::new("/t"), &learned(many.clone()));
         drop(index);
         // The header and the schema stay whole; the rows are garbage.
         let mut bytes = std::fs::read(&path).unwrap();
@@ -210,7 +247,7 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let index = Index::open(state.path()).unwrap();
         assert!(index.known(Path::new("/t")).is_empty());
-        index.learn(Path::new("/t"), &many[..1], &[]);
+        index.learn(Path::new("/t"), &learned(many[..1].to_vec()));
         assert_eq!(index.known(Path::new("/t")).len(), 1);
         assert!(state.path().join("index.db.broken-1").is_file());
     }
@@ -218,7 +255,7 @@ mod tests {
     #[test]
     fn a_file_read_within_the_clocks_grain_is_read_again() {
         let stat = Stat { size: 1, mtime: 10 * GRAIN, ctime: 10 * GRAIN, inode: 1, device: 1 };
-        let known = |hashed| Known { stat, hashed, sha256: "x".into() };
+        let known = |hashed| Known { stat, hashed, sha256: "x".into(), blake3: Digest::of(b"x") };
         assert!(!known(10 * GRAIN + 1).holds(&stat));
         assert!(known(12 * GRAIN).holds(&stat));
         assert!(!known(12 * GRAIN).holds(&Stat { inode: 2, ..stat }));

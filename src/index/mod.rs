@@ -1,19 +1,22 @@
 //! What lies in a local tree: its files with their digests, its ignore rules, and a cache so that unchanged files are not
-//! read again.
+//! read again; and what is known of objects in stores, so that nothing is sent that is there.
 
 mod cache;
 pub mod ignore;
+pub mod objects;
 mod path;
+mod read;
 mod scan;
 pub mod survey;
 
 pub use cache::Index;
 pub use path::BadPath;
 pub use path::RelPath;
+pub use read::content_of;
+pub use read::open_regular;
 pub use scan::LocalFile;
 pub use scan::LocalTree;
 pub use scan::Stat;
-pub use scan::open_regular;
 pub use scan::scan;
 
 use std::path::PathBuf;

@@ -5,21 +5,26 @@ use super::FOLDER_MARKER;
 use super::Index;
 use super::RelPath;
 use super::cache::Known;
+use super::cache::Learned;
 use super::ignore::Rules;
-use sha2::Digest;
-use sha2::Sha256;
+use super::read::content_of;
+use super::read::open_regular;
+use crate::content::Content;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::collections::HashMap;
-use std::fs::File;
 use std::fs::Metadata;
-use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::mpsc;
+use std::time::Duration;
+use std::time::Instant;
+
+/// So many files that were read are written down together, or so long.
+const BATCH: usize = 1000;
+const BATCH_TIME: Duration = Duration::from_secs(2);
 
 /// What tells a changed file from an unchanged one. Times in ns since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -244,39 +249,53 @@ fn digest_all(root: &Path, found: Vec<FoundFile>, index: &Index, jobs: usize, tr
         }
     }
     // What was found has been taken out above.
-    let gone: Vec<String> = known.into_keys().collect();
-    let mut learned = Vec::new();
-    for (path, read) in read_all(root, unread, jobs) {
+    let mut learned = Learned { gone: known.into_keys().collect(), ..Learned::default() };
+    let mut last_write = Instant::now();
+    read_all(root, unread, jobs, |path, read| {
         match read {
-            Ok((file, entry)) => {
-                learned.push((path.to_string(), entry));
+            Ok((file, known, content)) => {
+                learned.files.push((path.to_string(), known));
+                if !content.chunks.is_empty() {
+                    learned.contents.push(content);
+                }
                 tree.files.insert(path, file);
             }
             Err(why) => tree.problems.push((path.to_string(), why)),
         }
-    }
-    index.learn(root, &learned, &gone);
+        // Whatever ends a long look early, what was read before is not read again.
+        if learned.files.len() >= BATCH || last_write.elapsed() >= BATCH_TIME {
+            index.learn(root, &std::mem::take(&mut learned));
+            last_write = Instant::now();
+        }
+    });
+    index.learn(root, &learned);
 }
 
-type ReadFile = Result<(LocalFile, Known), String>;
+type ReadFile = Result<(LocalFile, Known, Content), String>;
 
-fn read_all(root: &Path, unread: Vec<FoundFile>, jobs: usize) -> HashMap<RelPath, ReadFile> {
+/// Reads with `jobs` threads; hands over each file as it comes.
+fn read_all(root: &Path, unread: Vec<FoundFile>, jobs: usize, mut each: impl FnMut(RelPath, ReadFile)) {
+    let jobs = jobs.clamp(1, unread.len().max(1));
     let queue = Mutex::new(unread);
-    let done = Mutex::new(HashMap::new());
-    let work = || {
-        loop {
-            let Some(file) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
-            let read = read(&file.path.under(root), file.mode);
-            done.lock().unwrap_or_else(PoisonError::into_inner).insert(file.path, read);
-        }
-    };
     std::thread::scope(|scope| {
-        for _ in 1..jobs.max(1) {
-            scope.spawn(work);
+        let (send, read_files) = mpsc::sync_channel(BATCH);
+        for _ in 0..jobs {
+            let (send, queue) = (send.clone(), &queue);
+            scope.spawn(move || {
+                loop {
+                    let Some(file) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
+                    let read = read(&file.path.under(root), file.mode);
+                    if send.send((file.path, read)).is_err() {
+                        return;
+                    }
+                }
+            });
         }
-        work();
+        drop(send);
+        for (path, read) in read_files {
+            each(path, read);
+        }
     });
-    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How long a download that was not finished is taken for one that is still under way, seconds.
@@ -292,46 +311,23 @@ fn is_old(metadata: &Metadata) -> bool {
     jiff::Timestamp::now().as_second() - metadata.mtime().max(metadata.ctime()) > UNDER_WAY
 }
 
-/// Opens a file for reading. What became a pipe since it was looked at is refused instead of waited for.
-///
-/// # Errors
-/// Those of the system; "is not a file" for anything but a regular file.
-pub fn open_regular(path: &Path) -> std::io::Result<(File, Metadata)> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(std::io::Error::other("is not a file any more"));
-    }
-    Ok((file, metadata))
-}
-
 /// Reads one file. Its stat is taken from the opened file before reading: a change during or after shows in the next look.
 fn read(path: &Path, mode: u32) -> ReadFile {
     let hashed = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
     let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
     let (mut file, metadata) = open_regular(path).map_err(unreadable)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0u8; 256 * 1024];
-    let mut size = 0u64;
-    loop {
-        let n = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(unreadable(error)),
-        };
-        size += n as u64;
-        hasher.update(&buffer[..n]);
-    }
-    let sha256 = hex::encode(hasher.finalize());
+    let content = content_of(&mut file, metadata.len()).map_err(unreadable)?;
+    let (size, sha256) = (content.size, content.sha256.clone());
     let stat = Stat { size, ..Stat::of(&metadata) };
-    Ok((LocalFile { size, sha256: sha256.clone(), mode, stat }, Known { stat, hashed, sha256 }))
+    let known = Known { stat, hashed, sha256: sha256.clone(), blake3: content.blake3 };
+    Ok((LocalFile { size, sha256, mode, stat }, known, content))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs;
+    use std::fs::File;
     use std::os::unix::fs::symlink;
 
     fn look(root: &Path, state: &Path) -> LocalTree {
