@@ -37,7 +37,7 @@ fn no_progress(_: u64) {}
 async fn keys_that_climb_are_refused_by_the_client_and_harmless_to_the_endpoint() {
     let server = Server::start().await;
     let store = Store::new(server.access()).unwrap();
-    let error = store.put_bytes("a/../../b", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap_err();
+    let error = store.put_bytes("a/../../b", Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await.unwrap_err();
     assert!(matches!(error, Error::BadKey { .. }), "{error:?}");
     // A client that does send them: the key is only a name.
     let raw = Raw::new(server.access());
@@ -47,7 +47,7 @@ async fn keys_that_climb_are_refused_by_the_client_and_harmless_to_the_endpoint(
     assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
     assert_eq!(store.list("").await.unwrap(), [("../../../etc/x".to_owned(), 8)]);
     for key in ["folder/", "a//b", &"long/".repeat(200)] {
-        let stored = store.put_bytes(key, Bytes::from_static(b"x"), &Metadata::new()).await.unwrap();
+        let stored = store.put_bytes(key, Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await.unwrap();
         assert_eq!(store.head(key).await.unwrap().unwrap().etag, stored.etag, "{key}");
     }
 }
@@ -133,7 +133,7 @@ async fn listings_page_and_group() {
     let server = Server::start().await;
     let store = Store::new(server.access()).unwrap();
     for key in ["a", "b/1", "b/2", "b/c/3", "d ä+%"] {
-        store.put_bytes(key, Bytes::from_static(b"x"), &Metadata::new()).await.unwrap();
+        store.put_bytes(key, Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await.unwrap();
     }
     let raw = Raw::new(server.access());
     for version in [&[("list-type", "2")][..], &[]] {
@@ -298,8 +298,10 @@ async fn killed_at_any_moment_the_endpoint_keeps_what_it_confirmed() {
             .spawn()
             .unwrap();
         let endpoint = wait_for_file(&ready, &mut child).await;
-        let store =
-            Store::with_patience(&access(endpoint, "conformance"), Patience { stall: Duration::from_secs(5), attempts: 1 });
+        let store = Store::with_patience(
+            &access(endpoint, "conformance"),
+            Patience { stall: Duration::from_secs(5), attempts: 1, ..Patience::default() },
+        );
         let store = store.unwrap();
         let (send, mut done) = tokio::sync::mpsc::unbounded_channel();
         let mut writers = tokio::task::JoinSet::new();
@@ -309,7 +311,7 @@ async fn killed_at_any_moment_the_endpoint_keeps_what_it_confirmed() {
                 for n in 0.. {
                     let (key, size) = (format!("r{round}/w{writer}/{n}"), [10, 40_000, 900_000][n % 3]);
                     let metadata = Metadata::from([("key".to_owned(), key.clone())]);
-                    match store.put_bytes(&key, Bytes::from(bytes(size)), &metadata).await {
+                    match store.put_bytes(&key, Bytes::from(bytes(size)), &metadata, &|_| ()).await {
                         Ok(stored) => send.send((key, stored)).unwrap(),
                         Err(_) => return n,
                     }
@@ -371,7 +373,7 @@ async fn objects_survive_a_restart_and_leftovers_do_not() {
     let metadata = Metadata::from([("pollinator-mode".into(), "755".into())]);
     let data = bytes(1_000_000);
     store.put("kept", &data[..], data.len() as u64, &metadata, &no_progress).await.unwrap();
-    store.put_bytes("small", Bytes::from_static(b"small"), &metadata).await.unwrap();
+    store.put_bytes("small", Bytes::from_static(b"small"), &metadata, &|_| ()).await.unwrap();
     store.put("gone", &data[..], data.len() as u64, &metadata, &no_progress).await.unwrap();
     store.delete("gone").await.unwrap();
     assert_eq!(server.data_files(), 1);

@@ -153,7 +153,7 @@ async fn promise_6_results_are_visible_only_whole_and_verified() {
     let torn = executor.remote(Tree::Result).await.files[&RelPath::parse("torn").unwrap()].object.clone();
     let mut bytes = whole.clone();
     bytes[1 << 20] = b'!';
-    executor.cfs.store.put_bytes(&torn, bytes.into(), &Default::default()).await.unwrap();
+    executor.cfs.store.put_bytes(&torn, bytes.into(), &Default::default(), &|_| ()).await.unwrap();
     let (root, seen) = (here.root(Tree::Result), std::sync::Arc::new(Mutex::new(Vec::new())));
     let looked = seen.clone();
     let (events, _) = heard(move |event| {

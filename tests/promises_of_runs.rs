@@ -133,7 +133,7 @@ for n in range(6):
     let last = chaos::wait_for(async {
         let tree = cfs.list("/pollinator/p/result").await.unwrap();
         let file = tree.files.values().find(|f| f.path.as_str() == "5.bin").unwrap().clone();
-        cfs.store.put_bytes(&file.object, vec![9; 8 << 20].into(), &Default::default()).await.unwrap();
+        cfs.store.put_bytes(&file.object, vec![9; 8 << 20].into(), &Default::default(), &|_| ()).await.unwrap();
         file
     });
     let _ = std::fs::remove_file(result.join("5.bin"));

@@ -32,7 +32,7 @@ use tokio::net::TcpStream;
 store_conformance!(Server::start());
 
 fn impatient(endpoint: String) -> Store {
-    let patience = Patience { stall: Duration::from_millis(300), attempts: 2 };
+    let patience = Patience { stall: Duration::from_millis(300), attempts: 2, ..Patience::default() };
     Store::with_patience(&access(endpoint, "bucket"), patience).unwrap()
 }
 
@@ -42,7 +42,7 @@ async fn all_errors(store: &Store) -> Vec<Error> {
     vec![
         store.ensure_bucket().await.unwrap_err(),
         store.head("k").await.unwrap_err(),
-        store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap_err(),
+        store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await.unwrap_err(),
         store.put("k", &large[..], large.len() as u64, &Metadata::new(), &no_progress).await.unwrap_err(),
         store.get("k", &mut Vec::new(), &no_progress).await.unwrap_err(),
         store.copy("k", "l").await.unwrap_err(),
@@ -88,7 +88,7 @@ async fn a_server_that_hangs_is_given_up() {
     for call in [store.head("k").await.unwrap_err(), store.list("").await.unwrap_err()] {
         assert!(matches!(call, Error::Timeout { .. }) && call.is_temporary(), "{call:?}");
     }
-    let put = store.put_bytes("k", Bytes::from(bytes(100_000)), &Metadata::new()).await.unwrap_err();
+    let put = store.put_bytes("k", Bytes::from(bytes(100_000)), &Metadata::new(), &|_| ()).await.unwrap_err();
     assert!(matches!(put, Error::Timeout { .. }), "{put:?}");
 }
 
@@ -124,7 +124,7 @@ async fn a_server_that_talks_nonsense_is_an_error() {
         });
         let store = impatient(address.await);
         let list = store.list("").await.unwrap_err();
-        let put = store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap_err();
+        let put = store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await.unwrap_err();
         for error in [list, put] {
             assert!(!matches!(error, Error::Timeout { .. } | Error::Setup { .. }), "{nonsense:?}: {error:?}");
             assert!(error.to_string().len() < 2000, "{error}");
@@ -157,7 +157,7 @@ async fn a_full_disk_is_said_to_be_full() {
     }
     let server = Server::start().await;
     let store = Store::new(server.access()).unwrap();
-    store.put_bytes("full/object", Bytes::from(bytes(3_000_000)), &Metadata::new()).await.unwrap();
+    store.put_bytes("full/object", Bytes::from(bytes(3_000_000)), &Metadata::new(), &|_| ()).await.unwrap();
     let error = store.get("full/object", Full(1_000_000), &no_progress).await.unwrap_err();
     assert!(matches!(error, Error::NoSpace { .. }) && !error.is_temporary(), "{error:?}");
     assert!(error.hint().unwrap().contains("space"));

@@ -1,6 +1,8 @@
 //! The way of an S3 request over the wire: the SDK signs it, reqwest carries it, and a watchdog ends it when nothing
 //! moves any more. There is no limit on how long a transfer takes, only on how long it stands still.
 
+use super::pace::Leave;
+use super::pace::Pace;
 use crate::net;
 use aws_sdk_s3::config::HttpClient;
 use aws_sdk_s3::config::RuntimeComponents;
@@ -30,9 +32,6 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::Sleep;
-
-/// Bodies in memory are handed to the connection in pieces of this size, so that progress can be seen.
-const PIECE: usize = 64 * 1024;
 
 /// Work that a server may do in silence (joining parts, copying) may take this many times the stall limit.
 const SILENT_WORK: u32 = 10;
@@ -137,13 +136,18 @@ pub(super) struct Connector(Arc<Wire>);
 struct Wire {
     client: reqwest::Client,
     stall: Duration,
+    pace: Arc<Pace>,
     /// Server's clock minus ours in seconds; `i64::MIN` as long as no answer had a date.
     skew: AtomicI64,
 }
 
 impl Connector {
-    pub(super) fn new(client: reqwest::Client, stall: Duration) -> Connector {
-        Connector(Arc::new(Wire { client, stall, skew: AtomicI64::new(i64::MIN) }))
+    pub(super) fn new(client: reqwest::Client, stall: Duration, pace: Pace) -> Connector {
+        Connector(Arc::new(Wire { client, stall, pace: Arc::new(pace), skew: AtomicI64::new(i64::MIN) }))
+    }
+
+    pub(super) fn pace(&self) -> &Pace {
+        &self.0.pace
     }
 
     /// By how many seconds the server's clock was ahead of ours in its latest answer.
@@ -172,15 +176,21 @@ impl Wire {
         let limit = self.stall * patience(&request);
         let request = request.try_into_http1x().map_err(|e| ConnectorError::user(e.into()))?;
         let pulse = Pulse::default();
+        let is_small = is_small(&request);
         let request = request.map(|inner| {
-            let body = SentBody { inner, rest: Bytes::new(), sent: 0, pulse: pulse.clone(), meter };
+            let sending = (inner.size_hint().lower() > 0).then(|| Sending::new(&self.pace));
+            let body = SentBody { inner, rest: Bytes::new(), sent: 0, pulse: pulse.clone(), meter, leave: None, sending };
             reqwest::Body::wrap(body)
         });
         let request = reqwest::Request::try_from(request).map_err(|e| ConnectorError::user(e.into()))?;
+        let begun = Instant::now();
         let response = tokio::select! {
             response = self.client.execute(request) => response.map_err(|e| WireError::of(e).into_connector_error())?,
             () = pulse.stopped(limit) => return Err(WireError::Stalled { seconds: limit.as_secs() }.into_connector_error()),
         };
+        if is_small {
+            self.pace.note_round_trip(begun.elapsed());
+        }
         self.note_skew(response.headers());
         let response = http::Response::from(response).map(|inner| {
             SdkBody::from_body_1_x(ReceivedBody { inner, limit, deadline: Box::pin(tokio::time::sleep(limit)), waiting: false })
@@ -210,30 +220,36 @@ fn patience(request: &HttpRequest) -> u32 {
     }
 }
 
-/// When something last moved.
+/// Whether a request's time is that of a round trip: nothing to send, and nothing to be done but look.
+fn is_small(request: &http::Request<SdkBody>) -> bool {
+    let copies = request.headers().contains_key("x-amz-copy-source");
+    !copies && request.body().content_length() == Some(0) && request.method() == http::Method::HEAD
+}
+
+/// When something last moved, and whether we hold it ourselves.
 #[derive(Clone)]
-struct Pulse(Arc<Mutex<Instant>>);
+struct Pulse(Arc<Mutex<(Instant, bool)>>);
 
 impl Default for Pulse {
     fn default() -> Pulse {
-        Pulse(Arc::new(Mutex::new(Instant::now())))
+        Pulse(Arc::new(Mutex::new((Instant::now(), false))))
     }
 }
 
 impl Pulse {
-    fn beat(&self) {
-        // The instant is whole at any time, so a panic elsewhere cannot have spoilt it.
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    fn beat(&self, held: bool) {
+        // Both are whole at any time, so a panic elsewhere cannot have spoilt them.
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (Instant::now(), held);
     }
 
     /// Waits until nothing has moved for `limit`.
     async fn stopped(&self, limit: Duration) {
         loop {
-            let last = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if last.elapsed() >= limit {
+            let (last, held) = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.elapsed() >= limit && !held {
                 return;
             }
-            tokio::time::sleep_until(last + limit).await;
+            tokio::time::sleep_until(if held { Instant::now() } else { last } + limit).await;
         }
     }
 }
@@ -245,6 +261,27 @@ struct SentBody {
     sent: u64,
     pulse: Pulse,
     meter: Option<Meter>,
+    leave: Option<Leave>,
+    sending: Option<Sending>,
+}
+
+/// Counts the time for which bodies are sent.
+struct Sending {
+    pace: Arc<Pace>,
+    sent: u64,
+}
+
+impl Sending {
+    fn new(pace: &Arc<Pace>) -> Sending {
+        pace.begin();
+        Sending { pace: Arc::clone(pace), sent: 0 }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.pace.end(self.sent);
+    }
 }
 
 impl Body for SentBody {
@@ -253,7 +290,7 @@ impl Body for SentBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        this.pulse.beat();
+        this.pulse.beat(false);
         if let Some(meter) = &this.meter {
             // hyper asks for more only when it has room: what it got before is on its way.
             meter.reached(this.sent);
@@ -267,8 +304,23 @@ impl Body for SentBody {
                 other => return other,
             }
         }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE));
-        this.sent += piece.len() as u64;
+        let Some(sending) = &mut this.sending else {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.rest)))));
+        };
+        let length = this.rest.len().min(sending.pace.piece());
+        if this.leave.is_none() {
+            this.leave = sending.pace.leave(length);
+        }
+        if let Some(leave) = this.leave.as_mut() {
+            if leave.as_mut().poll(cx).is_pending() {
+                this.pulse.beat(true);
+                return Poll::Pending;
+            }
+            this.leave = None;
+        }
+        let piece = this.rest.split_to(length);
+        this.sent += length as u64;
+        sending.sent += length as u64;
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 

@@ -8,10 +8,18 @@ mod download;
 mod error;
 mod http;
 mod metadata;
+mod multipart;
+mod pace;
 mod probe;
 mod upload;
 
 pub use error::Error;
+pub use multipart::ListedPart;
+pub use multipart::Pinned;
+pub use multipart::SentPart;
+pub use multipart::joined_etag;
+pub use multipart::plain_etag;
+pub use pace::Measured;
 pub use probe::Check;
 
 use crate::config::StoreAccess;
@@ -47,7 +55,7 @@ pub type Progress<'a> = &'a (dyn Fn(u64) + Send + Sync);
 pub const PART: u64 = 16 * 1024 * 1024;
 
 /// Memory in MiB that all uploads of one store may take for their buffers.
-const BUFFERS_MIB: u32 = 192;
+const BUFFERS_MIB: u32 = 96;
 
 /// What stays as it is in the path of a copy source.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -74,7 +82,7 @@ pub struct ObjectInfo {
     pub metadata: Metadata,
 }
 
-/// How patient a store is.
+/// How patient a store is, and how much of the link it may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// How long nothing may move on a connection before the attempt is given up. Long work of the server (copying,
@@ -82,11 +90,13 @@ pub struct Patience {
     pub stall: Duration,
     /// How often a request is tried altogether; also how often in a row a broken download is taken up again without a new byte.
     pub attempts: u32,
+    /// Most bytes a second that leave this machine; none: as fast as it goes.
+    pub limit_up: Option<u64>,
 }
 
 impl Default for Patience {
     fn default() -> Patience {
-        Patience { stall: Duration::from_secs(30), attempts: 4 }
+        Patience { stall: Duration::from_secs(30), attempts: 4, limit_up: None }
     }
 }
 
@@ -124,7 +134,11 @@ impl Store {
         if access.bucket.is_empty() {
             return Err(setup("no bucket is named (AWS_S3_BUCKET)".into()));
         }
-        let connector = http::Connector::new(net::http_client(access.skip_verify).map_err(setup)?, patience.stall);
+        let connector = http::Connector::new(
+            net::http_client(access.skip_verify).map_err(setup)?,
+            patience.stall,
+            pace::Pace::new(patience.limit_up),
+        );
         let region = if access.region.is_empty() { "us-east-1" } else { &access.region };
         let retry = RetryConfig::standard()
             .with_max_attempts(patience.attempts.max(1))
@@ -155,6 +169,11 @@ impl Store {
     /// Where this store is, and as whom we speak to it.
     pub fn access(&self) -> &StoreAccess {
         &self.access
+    }
+
+    /// How fast the way to it was until now.
+    pub fn measured(&self) -> Measured {
+        self.connector.pace().measured()
     }
 
     fn bucket(&self) -> &str {

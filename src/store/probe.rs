@@ -97,7 +97,7 @@ impl Store {
 
     async fn try_round_trip(&self, key: &str) -> Result<String, Error> {
         let metadata = Metadata::from([("pollinator-mode".to_owned(), "755".to_owned())]);
-        let stored = self.put_bytes(key, Bytes::from_static(b"pollinator"), &metadata).await?;
+        let stored = self.put_bytes(key, Bytes::from_static(b"pollinator"), &metadata, &|_| ()).await?;
         let mut back = Vec::new();
         let info = self.get(key, &mut back, &|_| ()).await?;
         let scope = self.scope("GetObject", key);

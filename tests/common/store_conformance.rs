@@ -76,7 +76,7 @@ pub async fn metadata(access: &StoreAccess) {
     let metadata: Metadata = [("pollinator-mode", "755"), ("note", "spaces = and; punctuation"), ("unicode", &long)]
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .into();
-    store.put_bytes("metadata/a", Bytes::from_static(b"x"), &metadata).await.unwrap();
+    store.put_bytes("metadata/a", Bytes::from_static(b"x"), &metadata, &|_| ()).await.unwrap();
     assert_eq!(store.head("metadata/a").await.unwrap().unwrap().metadata, metadata);
     let large = bytes(PART as usize + 9);
     store.put("metadata/large", &large[..], large.len() as u64, &metadata, &no_progress).await.unwrap();
@@ -113,7 +113,7 @@ pub async fn odd_keys(access: &StoreAccess) {
     ];
     for key in keys {
         let key = format!("odd/{key}");
-        let stored = store.put_bytes(&key, Bytes::from(key.clone()), &Metadata::new()).await.unwrap();
+        let stored = store.put_bytes(&key, Bytes::from(key.clone()), &Metadata::new(), &|_| ()).await.unwrap();
         assert_eq!(stored.sha256, sha256(key.as_bytes()));
     }
     let mut listed: Vec<String> = store.list("odd/").await.unwrap().into_iter().map(|(key, _)| key).collect();
@@ -150,7 +150,7 @@ pub async fn many_small_objects(access: &StoreAccess) {
     let store = Store::new(access).unwrap();
     let put = |n: usize| {
         let store = store.clone();
-        async move { store.put_bytes(&format!("many/{n:05}"), Bytes::from(bytes(n % 300)), &Metadata::new()).await.unwrap() }
+        async move { store.put_bytes(&format!("many/{n:05}"), Bytes::from(bytes(n % 300)), &Metadata::new(), &|_| ()).await.unwrap() }
     };
     let count = stream::iter(0..1234).map(put).buffer_unordered(32).count().await;
     let listed = store.list("many/").await.unwrap();
@@ -168,7 +168,7 @@ pub async fn wrong_keys(access: &StoreAccess) {
         let store = Store::new(&access).unwrap();
         let ensured = store.ensure_bucket().await.unwrap_err();
         let head = store.head("wrong/key").await.unwrap_err();
-        let put = store.put_bytes("wrong/key", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap_err();
+        let put = store.put_bytes("wrong/key", Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await.unwrap_err();
         for error in [ensured, head, put] {
             assert!(matches!(error, Error::Refused { status: 403, .. }), "{error:?}");
             assert!(error.hint().unwrap().contains(variable), "{error}: {:?}", error.hint());
@@ -182,7 +182,7 @@ pub async fn wrong_keys(access: &StoreAccess) {
 /// A bucket is made when it is missing, by several at once too.
 pub async fn missing_bucket(access: &StoreAccess) {
     let store = Store::new(&StoreAccess { bucket: "made-when-missing".into(), ..access.clone() }).unwrap();
-    let refused = store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new()).await;
+    let refused = store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await;
     if let Err(error) = refused {
         // Some servers make buckets by themselves; the others say what is missing.
         assert!(error.hint().unwrap().contains("AWS_S3_BUCKET"), "{error}");
@@ -192,7 +192,7 @@ pub async fn missing_bucket(access: &StoreAccess) {
         ensured.unwrap();
     }
     store.ensure_bucket().await.unwrap();
-    store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new()).await.unwrap();
+    store.put_bytes("k", Bytes::from_static(b"x"), &Metadata::new(), &|_| ()).await.unwrap();
 }
 
 /// A download whose connection breaks goes on where it broke.
@@ -260,7 +260,8 @@ pub async fn failed_upload(access: &StoreAccess) {
 
 /// Everything that `doctor` tries works.
 pub async fn probe(access: &StoreAccess) {
-    let store = Store::with_patience(access, Patience { stall: Duration::from_secs(20), attempts: 2 }).unwrap();
+    let store =
+        Store::with_patience(access, Patience { stall: Duration::from_secs(20), attempts: 2, ..Patience::default() }).unwrap();
     let checks = store.probe().await;
     assert!(checks.len() >= 12, "{checks:?}");
     for check in checks {

@@ -62,7 +62,7 @@ impl Weed {
             // Only an object that was stored shows that all its parts are up: it answers before it can store.
             let ready = async {
                 store.ensure_bucket().await?;
-                store.put_bytes("ready", bytes::Bytes::from_static(b"x"), &pollinator::store::Metadata::new()).await
+                store.put_bytes("ready", bytes::Bytes::from_static(b"x"), &pollinator::store::Metadata::new(), &|_| ()).await
             };
             match ready.await {
                 Ok(_) => return Some(Weed { access, _keeper: keeper }),
