@@ -89,6 +89,8 @@ pub enum Event {
         path: String,
         /// Its size.
         size: u64,
+        /// How many bytes travelled for it: less where it was there in part, or under another name.
+        travelled: u64,
     },
     /// One file could not be transferred or compared; the others go on.
     FileProblem {
@@ -127,6 +129,8 @@ pub enum Event {
         files: u64,
         /// Their bytes.
         bytes: u64,
+        /// How many bytes travelled for them.
+        travelled: u64,
         /// Files that did not.
         problems: u64,
     },

@@ -392,7 +392,7 @@ async fn events_tell_what_moves() {
         let all = all.lock().unwrap();
         let tree = Tree::Data;
         assert_eq!(all[0], Event::TransferStarted { tree, direction, files: 1, bytes: 100_000 });
-        let end = Event::TransferFinished { tree, direction, files: 1, bytes: 100_000, problems: 0 };
+        let end = Event::TransferFinished { tree, direction, files: 1, bytes: 100_000, travelled: 100_000, problems: 0 };
         assert_eq!(all.last(), Some(&end));
         let moved: u64 = all
             .iter()
@@ -402,6 +402,6 @@ async fn events_tell_what_moves() {
             })
             .sum();
         assert_eq!(moved, 100_000);
-        assert!(all.contains(&Event::FileDone { tree, direction, path: "a/file".into(), size: 100_000 }));
+        assert!(all.contains(&Event::FileDone { tree, direction, path: "a/file".into(), size: 100_000, travelled: 100_000 }));
     }
 }

@@ -10,14 +10,19 @@ use super::place;
 use super::place::Expected;
 use super::plan::Entry;
 use super::sync::Work;
+use super::sync::now;
+use super::upload;
 use super::upload::Failed;
+use super::upload::Job;
 use super::upload::Sent;
-use super::upload::upload;
+use super::upload::Uploader;
 use crate::event::Direction;
 use crate::event::Event;
+use crate::index::KnownObject;
 use crate::index::RelPath;
 use crate::index::Stat;
 use crate::journal::base::BaseFile;
+use crate::journal::uploads::OpenUpload;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -27,6 +32,9 @@ impl Work<'_> {
     pub(super) async fn carry_out(&mut self) -> Result<(), Error> {
         self.remove_here().await;
         self.transfer(Direction::Download).await?;
+        if self.options.policy.sends() {
+            self.settle_uploads().await?;
+        }
         self.transfer(Direction::Upload).await?;
         self.remove_there().await
     }
@@ -82,39 +90,81 @@ impl Work<'_> {
             Direction::Download => self.report.downloaded,
         };
         let problems = (self.report.problems.len() - problems_before) as u64;
-        self.events.emit(Event::TransferFinished { tree, direction, files: files.saturating_sub(markers), bytes, problems });
+        let travelled = if direction == Direction::Upload { self.report.sent } else { bytes };
+        let files = files.saturating_sub(markers);
+        self.events.emit(Event::TransferFinished { tree, direction, files, bytes, travelled, problems });
         outcome
     }
 
     async fn send_all(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
+        let jobs = self.upload_jobs(&entries)?;
         let (cfs, options, root) = (self.cfs, self.options, self.root.clone());
+        let place = upload::place_of_uploads(cfs, &self.place);
+        let rows = self.remote.files.clone();
+        let books = (cfs, self.index, self.journal);
+        let uploader = Uploader::new(books, (&options.label, &root, &place), rows.values(), &jobs);
         let progress = self.progress(Direction::Upload);
-        let mut running = futures_util::stream::iter(entries)
-            .map(|entry| {
-                let (root, progress) = (&root, &progress);
+        let mut running = futures_util::stream::iter(jobs)
+            .map(|job| {
+                let (uploader, progress) = (&uploader, &progress);
                 async move {
-                    let moved = progress(&entry.path);
-                    let sent = upload(cfs, &options.label, root, &entry.path, &moved).await;
-                    (entry, sent)
+                    let moved = progress(&job.path);
+                    let sent = uploader.upload(&job, &moved).await;
+                    (job, sent)
                 }
             })
             .buffer_unordered(options.jobs.max(1));
-        while let Some((entry, outcome)) = running.next().await {
+        while let Some((job, outcome)) = running.next().await {
             match outcome {
-                Ok(sent) => self.sent(&entry.path, sent),
-                Err(Failed::File(why)) => self.problem(&entry.path, why),
+                Ok(sent) => self.sent(&job.path, sent),
+                Err(Failed::File(why)) => self.problem(&job.path, why),
                 Err(Failed::All(error)) => return Err(error),
             }
             self.remember_some()?;
         }
+        uploader.note_link();
         Ok(())
     }
 
+    /// Goes through uploads that were cut off before.
+    async fn settle_uploads(&mut self) -> Result<(), Error> {
+        let place = upload::place_of_uploads(self.cfs, &self.place);
+        let found = |entry: &Entry| self.local.files.get_key_value(&entry.path);
+        let wanted = self.report.plan.uploads.iter().filter_map(found).collect();
+        let (books, tree) = ((self.cfs, self.journal), (self.options.label.as_str(), self.root.as_path(), place.as_str()));
+        self.resumable = upload::leftover::settle(books, tree, &wanted, &self.remote.files).await?;
+        Ok(())
+    }
+
+    /// What is to be sent, each with the key of an object of its own, written down before anything is sent.
+    fn upload_jobs(&mut self, entries: &[Entry]) -> Result<Vec<Job>, Error> {
+        let (mut jobs, mut begun) = (Vec::with_capacity(entries.len()), Vec::new());
+        for (path, local) in entries.iter().filter_map(|entry| self.local.files.get_key_value(&entry.path)) {
+            let resume = self.resumable.remove(path);
+            let key = match &resume {
+                Some(open) => open.key.clone(),
+                None => upload::new_key(&self.options.label).map_err(upload::fatal)?,
+            };
+            if resume.is_none() && local.size > 0 {
+                let (path, sha256) = (path.to_string(), local.sha256.clone());
+                begun.push(OpenUpload { key: key.clone(), path, sha256, size: local.size, ..OpenUpload::default() });
+            }
+            jobs.push(Job { path: path.clone(), local: local.clone(), key, resume });
+        }
+        self.journal.begin_uploads(&upload::place_of_uploads(self.cfs, &self.place), &self.root, &begun, now())?;
+        Ok(jobs)
+    }
+
     fn sent(&mut self, path: &RelPath, sent: Sent) {
-        let Sent { file, mode } = sent;
+        let Sent { file, mode, etag, travelled } = sent;
         self.report.uploaded.0 += 1;
         self.report.uploaded.1 += file.size;
-        self.done(Direction::Upload, path, file.size);
+        self.report.sent += travelled;
+        self.done(Direction::Upload, path, file.size, travelled);
+        if !file.object.is_empty() {
+            let (key, sha256, size) = (file.object.clone(), file.sha256.clone(), file.size);
+            self.stored.push(KnownObject { key, sha256, size, etag });
+        }
         let agreed = BaseFile { sha256: file.sha256.clone(), mode, fetched: false };
         self.change.agreed.push((path.to_string(), agreed));
         // It may have been written to since it was looked at: what was sent is what the tree now is.
@@ -151,7 +201,7 @@ impl Work<'_> {
                     if let Some(kept) = fetched.kept {
                         self.kept(&file.path, kept);
                     }
-                    self.done(Direction::Download, &file.path, file.size);
+                    self.done(Direction::Download, &file.path, file.size, file.size);
                     let agreed = BaseFile { sha256: file.sha256, mode: fetched.mode, fetched: true };
                     self.change.agreed.push((file.path.to_string(), agreed));
                 }
@@ -172,9 +222,9 @@ impl Work<'_> {
         }
     }
 
-    fn done(&self, direction: Direction, path: &RelPath, size: u64) {
+    fn done(&self, direction: Direction, path: &RelPath, size: u64, travelled: u64) {
         if !path.is_folder_marker() {
-            self.events.emit(Event::FileDone { tree: self.options.tree, direction, path: path.to_string(), size });
+            self.events.emit(Event::FileDone { tree: self.options.tree, direction, path: path.to_string(), size, travelled });
         }
     }
 

@@ -60,7 +60,7 @@ pub async fn fetch(
     let outcome = fetch_all(cfs, missing, folder, tree, jobs, events, &mut report).await;
     report.problems.sort();
     let (files, bytes, problems) = (report.fetched, report.bytes, report.problems.len() as u64);
-    events.emit(Event::TransferFinished { tree, direction, files, bytes, problems });
+    events.emit(Event::TransferFinished { tree, direction, files, bytes, travelled: bytes, problems });
     outcome.map(|()| report)
 }
 
@@ -89,7 +89,7 @@ async fn fetch_all(
                 report.fetched += 1;
                 report.bytes += file.size;
                 if !file.path.is_folder_marker() {
-                    events.emit(Event::FileDone { tree, direction, path, size: file.size });
+                    events.emit(Event::FileDone { tree, direction, path, size: file.size, travelled: file.size });
                 }
             }
             Err(Failed::File(why)) => {

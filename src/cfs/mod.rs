@@ -5,6 +5,7 @@
 mod carry;
 mod download;
 mod error;
+mod failed;
 mod fetch;
 pub mod labels;
 mod list;

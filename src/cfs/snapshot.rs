@@ -10,7 +10,7 @@ use super::Error;
 use super::SyncReport;
 use super::labels;
 use super::list::RemoteFile;
-use super::upload::Failed;
+use super::upload::fatal;
 use super::upload::new_key;
 use super::upload::row;
 use crate::colonies::ProcessFilter;
@@ -112,13 +112,6 @@ async fn fill(cfs: &Cfs, own: &str, report: &SyncReport) -> Result<(), Error> {
     };
     futures_util::stream::iter(missing.cloned().map(copy)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     Ok(())
-}
-
-fn fatal(failed: Failed) -> Error {
-    match failed {
-        Failed::All(error) => error,
-        Failed::File(why) => Error::Local { path: "randomness".into(), source: std::io::Error::other(why) },
-    }
 }
 
 /// Files that snapshots of processes which have not ended still list.

@@ -17,6 +17,7 @@ use crate::event::Tree;
 use crate::index;
 use crate::index::FOLDER_MARKER;
 use crate::index::Index;
+use crate::index::KnownObject;
 use crate::index::LocalFile;
 use crate::index::LocalTree;
 use crate::index::RelPath;
@@ -25,12 +26,14 @@ use crate::journal::Journal;
 use crate::journal::base::Base;
 use crate::journal::base::BaseChange;
 use crate::journal::base::BaseFile;
+use crate::journal::uploads::OpenUpload;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use sha2::Digest;
 use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -73,6 +76,8 @@ pub struct SyncReport {
     pub plan: Plan,
     /// Files sent, and their bytes. Folders' markers count as files.
     pub uploaded: (u64, u64),
+    /// Bytes that travelled for them: what is in the store already is copied there.
+    pub sent: u64,
     /// Files fetched, and their bytes. Folders' markers count as files.
     pub downloaded: (u64, u64),
     /// Files that were not brought in step, and why.
@@ -132,15 +137,20 @@ fn place(cfs: &Cfs, label: &str) -> String {
 /// One synchronization under way.
 pub(super) struct Work<'a> {
     pub(super) cfs: &'a Cfs,
-    journal: &'a Journal,
+    pub(super) index: &'a Index,
+    pub(super) journal: &'a Journal,
     pub(super) options: &'a SyncOptions,
     pub(super) events: &'a Events,
-    place: String,
+    pub(super) place: String,
     pub(super) root: PathBuf,
     pub(super) local: LocalTree,
     pub(super) remote: RemoteTree,
     base: Base,
     pub(super) change: BaseChange,
+    /// Objects that rows name now: their uploads are over.
+    pub(super) stored: Vec<KnownObject>,
+    /// Uploads that were cut off and can be taken up.
+    pub(super) resumable: HashMap<RelPath, OpenUpload>,
     last_write: Instant,
     pub(super) report: SyncReport,
 }
@@ -149,7 +159,7 @@ impl<'a> Work<'a> {
     /// Looks at all three trees and plans.
     async fn look(
         cfs: &'a Cfs,
-        index: &Index,
+        index: &'a Index,
         journal: &'a Journal,
         options: &'a SyncOptions,
         events: &'a Events,
@@ -159,7 +169,9 @@ impl<'a> Work<'a> {
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let remote = leave_out(options, rules, &local, remote?, &root).await?;
         let place = place(cfs, &options.label);
-        let base = journal.base(&place, &root)?.unwrap_or_default();
+        let mut base = journal.base(&place, &root)?.unwrap_or_default();
+        let confirmed = confirmed_before(cfs, journal, (&place, &root), &local, &remote)?;
+        base.files.extend(confirmed.iter().cloned());
         let here = local.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, Some(f.mode)))).collect();
         let there = remote.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, None))).collect();
         let report = SyncReport {
@@ -169,8 +181,26 @@ impl<'a> Work<'a> {
             last_removal: base.last_removal,
             ..SyncReport::default()
         };
-        let (change, last_write) = (BaseChange { device: local.device, ..BaseChange::default() }, Instant::now());
-        let mut work = Work { cfs, journal, options, events, place, root, local, remote, base, change, last_write, report };
+        let change = BaseChange { device: local.device, agreed: confirmed, ..BaseChange::default() };
+        let last_write = Instant::now();
+        let (stored, resumable) = (Vec::new(), HashMap::new());
+        let mut work = Work {
+            cfs,
+            index,
+            journal,
+            options,
+            events,
+            place,
+            root,
+            local,
+            remote,
+            base,
+            change,
+            stored,
+            resumable,
+            last_write,
+            report,
+        };
         work.note_others_removals();
         work.spare_unreadable();
         let clashes = work.report.plan.clashes.iter().map(|clash| clash.path.to_string());
@@ -330,6 +360,11 @@ impl<'a> Work<'a> {
         let next = BaseChange { device: self.change.device, ..BaseChange::default() };
         let change = std::mem::replace(&mut self.change, next);
         self.journal.change_base(&self.place, &self.root, &change)?;
+        // After the base: an upload that is forgotten too late is found to be a file of the colony.
+        let stored = std::mem::take(&mut self.stored);
+        let keys: Vec<String> = stored.iter().map(|object| object.key.clone()).collect();
+        self.journal.end_uploads(&super::upload::place_of_uploads(self.cfs, &self.place), &keys)?;
+        self.index.note_objects(&super::upload::store_place(self.cfs), &stored);
         self.last_write = Instant::now();
         Ok(())
     }
@@ -370,6 +405,24 @@ impl<'a> Work<'a> {
         let files = files.map(|(path, file)| (path.clone(), file.clone())).collect();
         SyncReport { files, tree_digest: digest(&self.local.files), ..self.report }
     }
+}
+
+/// Files of ours that a synchronization had registered when it was cut off, before it wrote that down.
+fn confirmed_before(
+    cfs: &Cfs,
+    journal: &Journal,
+    (place, root): (&str, &Path),
+    local: &LocalTree,
+    remote: &RemoteTree,
+) -> Result<Vec<(String, BaseFile)>, Error> {
+    let open = journal.open_uploads(&super::upload::place_of_uploads(cfs, place), root)?;
+    let confirmed = open.into_iter().filter_map(|upload| {
+        let path = RelPath::parse(&upload.path).ok()?;
+        let row = remote.files.get(&path).filter(|row| row.object == upload.key)?;
+        let mode = local.files.get(&path).map_or(0o644, |file| file.mode);
+        Some((upload.path, BaseFile { sha256: row.sha256.clone(), mode, fetched: false }))
+    });
+    Ok(confirmed.collect())
 }
 
 fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side {
@@ -467,6 +520,7 @@ fn digest(files: &BTreeMap<RelPath, LocalFile>) -> String {
     hex::encode(hasher.finalize())
 }
 
-fn now() -> i64 {
+/// Nanoseconds since 1970.
+pub(super) fn now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }

@@ -10,6 +10,7 @@ mod scan;
 pub mod survey;
 
 pub use cache::Index;
+pub use objects::KnownObject;
 pub use path::BadPath;
 pub use path::RelPath;
 pub use read::content_of;

@@ -58,9 +58,11 @@ impl State {
                     bar.bar.inc(bytes);
                 }
             }
-            Event::FileDone { tree, direction, path, size } => self.file_done(tree, direction, &path, size),
-            Event::TransferFinished { tree, direction, files, bytes, problems } => {
-                self.finish(tree, direction, files, bytes, problems)
+            Event::FileDone { tree, direction, path, size, travelled } => {
+                self.file_done(tree, direction, &path, (size, travelled));
+            }
+            Event::TransferFinished { tree, direction, files, bytes, travelled, problems } => {
+                self.finish(tree, direction, files, (bytes, travelled), problems);
             }
             Event::Log { message, .. } => self.log(&message),
             other => self.tell(other),
@@ -81,22 +83,22 @@ impl State {
         self.bars.insert((tree, direction), Bar { bar, files, done: 0 });
     }
 
-    fn file_done(&mut self, tree: Tree, direction: Direction, path: &str, size: u64) {
+    fn file_done(&mut self, tree: Tree, direction: Direction, path: &str, sizes: (u64, u64)) {
         let Some(bar) = self.bars.get_mut(&(tree, direction)) else { return };
         bar.done += 1;
         bar.bar.set_message(format!("{} of {}", bar.done, sizes::files(bar.files)));
         if bar.files <= NAMED {
-            let line = format!("{} {tree}/{path} ({})", done(direction), sizes::human(size));
+            let line = format!("{} {tree}/{path} ({})", done(direction), moved(direction, sizes));
             self.say(Tone::Note, &line);
         }
     }
 
-    fn finish(&mut self, tree: Tree, direction: Direction, files: u64, bytes: u64, problems: u64) {
+    fn finish(&mut self, tree: Tree, direction: Direction, files: u64, sizes: (u64, u64), problems: u64) {
         let Some(bar) = self.bars.remove(&(tree, direction)) else { return };
         bar.bar.finish_and_clear();
         self.multi.remove(&bar.bar);
         if bar.files > NAMED || problems > 0 {
-            let mut line = format!("{} {} of {tree} ({})", done(direction), sizes::files(files), sizes::human(bytes));
+            let mut line = format!("{} {} of {tree} ({})", done(direction), sizes::files(files), moved(direction, sizes));
             if problems > 0 {
                 line.push_str(&format!("; {} with problems", sizes::files(problems)));
             }
@@ -191,5 +193,17 @@ fn done(direction: Direction) -> &'static str {
     match direction {
         Direction::Upload => "Uploaded",
         Direction::Download => "Downloaded",
+    }
+}
+
+/// Bytes of files, and how many of them travelled where that is fewer.
+fn moved(direction: Direction, (size, travelled): (u64, u64)) -> String {
+    let word = match direction {
+        Direction::Upload => "sent",
+        Direction::Download => "fetched",
+    };
+    match travelled {
+        all if all >= size => sizes::human(size),
+        less => format!("{}, {} {word}", sizes::human(size), sizes::human(less)),
     }
 }
