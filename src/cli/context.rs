@@ -16,6 +16,7 @@ use crate::event::Events;
 use crate::project;
 use crate::project::Project;
 use crate::run::Connection;
+use crate::run::Manners;
 use serde::Serialize;
 use std::path::Path;
 use std::path::PathBuf;
@@ -139,12 +140,22 @@ impl Context {
 
     /// The colony that is configured, or the local one, started when it is not there.
     pub async fn connect(&self) -> Result<Connection, CliError> {
+        self.connect_with(None).await
+    }
+
+    /// As [`Context::connect`], with an uplink limit (bytes a second) that stands before the one of the settings.
+    pub async fn connect_with(&self, limit_up: Option<u64>) -> Result<Connection, CliError> {
         let settings = self.settings()?;
         let (access, store) = match (&settings.colony, &settings.store) {
             (Some(access), Some(store)) => (access.clone(), store.clone()),
             _ => self.local_colony(settings).await?,
         };
-        Ok(Connection::open(&access, &store, settings.dashboard.clone(), settings.timeout, &settings.state_dir)?)
+        let manners = Manners {
+            dashboard: settings.dashboard.clone(),
+            timeout: settings.timeout,
+            limit_up: limit_up.or(settings.limit_up),
+        };
+        Ok(Connection::open(&access, &store, manners, &settings.state_dir)?)
     }
 
     async fn local_colony(&self, settings: &Settings) -> Result<(config::ColonyAccess, config::StoreAccess), CliError> {

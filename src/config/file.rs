@@ -26,7 +26,7 @@ const SECRETS: [&str; 2] = ["key", "secret-key"];
 const KNOWN: &[(&str, &[&str])] = &[
     ("colony", &["host", "port", "tls", "skip-verify", "name", "key"]),
     ("store", &["endpoint", "tls", "skip-verify", "region", "bucket", "access-key", "secret-key"]),
-    ("", &["dashboard", "verbose", "timeout"]),
+    ("", &["dashboard", "verbose", "timeout", "limit-up", "jobs"]),
 ];
 
 /// Reads the profile `chosen`, or the file's default. No file means no values, unless a profile was asked for.

@@ -14,7 +14,9 @@ pub use access::StoreAccess;
 pub use settings::Row;
 pub use settings::Settings;
 pub use settings::Sources;
+pub use settings::jobs;
 pub use settings::load;
+pub use settings::rate;
 pub use values::Origin;
 pub use values::boolean;
 

@@ -38,9 +38,11 @@ const SECRET_KEY: Setting = secret(&["AWS_S3_SECRETKEY"], "store.secret-key");
 const DASHBOARD: Setting = plain(&["COLONYOS_DASHBOARD_URL"], "dashboard");
 const VERBOSE: Setting = plain(&["COLONIES_VERBOSE"], "verbose");
 const TIMEOUT: Setting = plain(&["POLLINATOR_TIMEOUT"], "timeout");
+const LIMIT_UP: Setting = plain(&["POLLINATOR_LIMIT_UP"], "limit-up");
+const JOBS: Setting = plain(&["POLLINATOR_JOBS"], "jobs");
 
 /// Every setting, in the order in which `pollinator config` shows them.
-const ALL: [Setting; 16] = [
+const ALL: [Setting; 18] = [
     HOST,
     PORT,
     TLS,
@@ -57,6 +59,8 @@ const ALL: [Setting; 16] = [
     DASHBOARD,
     VERBOSE,
     TIMEOUT,
+    LIMIT_UP,
+    JOBS,
 ];
 
 /// Without these there is no colony; any of them makes it a configuration.
@@ -129,6 +133,10 @@ pub struct Settings {
     pub verbose: bool,
     /// How long a server may keep silent on one request; none: as long as each client thinks right.
     pub timeout: Option<Duration>,
+    /// Most bytes a second that uploads may take; none: as much as there is.
+    pub limit_up: Option<u64>,
+    /// Files transferred at once; none: as many as each command thinks right.
+    pub jobs: Option<u16>,
     /// Our state folder.
     pub state_dir: PathBuf,
     /// Where the config file is, or would be.
@@ -180,6 +188,8 @@ pub fn load(sources: &Sources) -> Result<Settings, Error> {
         dashboard: values.find(&DASHBOARD)?.map(|found| found.text),
         verbose: values.switch(&VERBOSE, false)?,
         timeout: timeout(&values)?,
+        limit_up: parsed(&values, &LIMIT_UP, rate)?,
+        jobs: parsed(&values, &JOBS, jobs)?,
         // The local colony's process and a command given elsewhere must mean the same folder.
         state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
         config_file,
@@ -251,6 +261,38 @@ fn timeout(values: &Values) -> Result<Option<Duration>, Error> {
         Ok(seconds @ 1..=86_400) => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(Error::Invalid { what: origin.to_string(), wanted: "a number of seconds from 1 to 86400".into(), found: text }),
     }
+}
+
+/// A setting with a parser of its own, which says what it wants.
+fn parsed<T>(values: &Values, setting: &Setting, parse: fn(&str) -> Result<T, String>) -> Result<Option<T>, Error> {
+    let Some(Found { text, origin, .. }) = values.find(setting)? else { return Ok(None) };
+    let invalid = |wanted| Error::Invalid { what: origin.to_string(), wanted, found: text.clone() };
+    parse(&text).map(Some).map_err(invalid)
+}
+
+/// Reads a rate: bytes a second, with `K`, `M` or `G` (or `Ki`, `KiB`… which is the same) for 1024, 1024² or 1024³.
+///
+/// # Errors
+/// What a rate looks like.
+pub fn rate(text: &str) -> Result<u64, String> {
+    let wanted = || "a number of bytes a second, as 500K, 2.5M or 1G (1 K is 1024)".to_owned();
+    let number = text.trim_end_matches("/s").trim_end_matches(['B', 'b']).trim_end_matches('i').trim();
+    let (number, unit) = match number.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&number[..at], 1024.0),
+        Some((at, 'm' | 'M')) => (&number[..at], 1024.0 * 1024.0),
+        Some((at, 'g' | 'G')) => (&number[..at], 1024.0 * 1024.0 * 1024.0),
+        _ => (number, 1.0),
+    };
+    let bytes = number.trim().parse::<f64>().map_err(|_| wanted())? * unit;
+    if bytes.is_finite() && bytes >= 1.0 { Ok(bytes as u64) } else { Err(wanted()) }
+}
+
+/// Reads a number of files that are handled at once.
+///
+/// # Errors
+/// What such a number looks like.
+pub fn jobs(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|n| (1..=256).contains(n)).ok_or_else(|| "a number from 1 to 256".to_owned())
 }
 
 /// A host name alone: a scheme, a path or a port in it is a mistake that would only show as "cannot reach".
@@ -404,6 +446,11 @@ mod tests {
             ("COLONIES_TLS", "maybe"),
             ("COLONIES_SERVER_PORT", "70000"),
             ("AWS_S3_ENDPOINT", "ftp://x"),
+            ("POLLINATOR_LIMIT_UP", "fast"),
+            ("POLLINATOR_LIMIT_UP", "0"),
+            ("POLLINATOR_LIMIT_UP", "-5M"),
+            ("POLLINATOR_JOBS", "0"),
+            ("POLLINATOR_JOBS", "1000"),
             ("POLLINATOR_TIMEOUT", "soon"),
             ("POLLINATOR_TIMEOUT", "-1"),
             ("COLONIES_SERVER_HOST", "https://x"),
@@ -474,5 +521,17 @@ mod tests {
         assert!(load(&from).unwrap().store.is_some());
         profile(home.path(), "[profile.lumi.colony]\nhots = \"h\"\n", 0o600);
         assert!(load(&from).unwrap_err().to_string().contains("colony.hots: is not a key of a profile"));
+    }
+
+    #[test]
+    fn rates_have_units() {
+        for (text, bytes) in
+            [("500", 500), ("500K", 512_000), ("2.5M", 2_621_440), ("1 MiB/s", 1 << 20), ("1GB", 1 << 30), ("3kB", 3072)]
+        {
+            assert_eq!(rate(text), Ok(bytes), "{text}");
+        }
+        for bad in ["", "K", "fast", "0", "0.1", "-1M", "1T", "NaN", "inf"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -31,17 +31,23 @@ pub struct Connection {
     pub state_folder: PathBuf,
 }
 
+/// How a colony is spoken to.
+#[derive(Clone, Debug, Default)]
+pub struct Manners {
+    /// Base address of a dashboard.
+    pub dashboard: Option<String>,
+    /// How long a server may keep silent; none: as long as each client thinks right.
+    pub timeout: Option<Duration>,
+    /// Most bytes a second that uploads may take; none: as much as there is.
+    pub limit_up: Option<u64>,
+}
+
 impl Connection {
-    /// Prepares the clients and opens the books; nothing is sent yet. `timeout` is how long a server may keep silent.
-    pub fn open(
-        colony: &ColonyAccess,
-        bucket: &StoreAccess,
-        dashboard: Option<String>,
-        timeout: Option<Duration>,
-        state_folder: &Path,
-    ) -> Result<Connection, Error> {
-        let (mut patience, mut stall) = (colonies::client::Patience::default(), store::Patience::default());
-        if let Some(timeout) = timeout {
+    /// Prepares the clients and opens the books; nothing is sent yet.
+    pub fn open(colony: &ColonyAccess, bucket: &StoreAccess, manners: Manners, state_folder: &Path) -> Result<Connection, Error> {
+        let mut patience = colonies::client::Patience::default();
+        let mut stall = store::Patience { limit_up: manners.limit_up, ..store::Patience::default() };
+        if let Some(timeout) = manners.timeout {
             (patience.request, stall.stall) = (timeout, timeout);
         }
         let client = Client::with_patience(colony, patience)?;
@@ -50,7 +56,7 @@ impl Connection {
             cfs: Cfs { client, store },
             index: Index::open(state_folder).map_err(crate::cfs::Error::from)?,
             journal: Journal::open(state_folder)?,
-            dashboard,
+            dashboard: manners.dashboard,
             state_folder: state_folder.to_owned(),
         })
     }

@@ -13,6 +13,7 @@ pub mod submission;
 pub mod trees;
 
 pub use connection::Connection;
+pub use connection::Manners;
 pub use error::Error;
 pub use submission::Options;
 pub use submission::submit;

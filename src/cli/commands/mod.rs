@@ -23,6 +23,7 @@ use super::CliError;
 use super::Context;
 use super::arguments::Command;
 use crate::event::Tree;
+use crate::run::trees::JOBS;
 use crate::run::trees::TreeOptions;
 
 /// Runs one command.
@@ -55,14 +56,18 @@ pub struct TreeArgs {
     /// Carry out deletions even of more than half of a large tree
     #[arg(long)]
     pub allow_deletes: bool,
-    /// How many files are transferred at once
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
-    pub jobs: u16,
+    /// How many files are transferred at once (default: 8, or as the settings say)
+    #[arg(long, value_name = "N", value_parser = crate::config::jobs)]
+    pub jobs: Option<u16>,
+    /// Most bytes a second that uploads may take, as 500K or 2.5M
+    #[arg(long, value_name = "RATE", value_parser = crate::config::rate)]
+    pub limit_up: Option<u64>,
 }
 
 impl TreeArgs {
-    fn options(self, dry_run: bool) -> TreeOptions {
-        TreeOptions { jobs: usize::from(self.jobs), allow_deletes: self.allow_deletes, dry_run }
+    fn options(self, context: &Context, dry_run: bool) -> Result<TreeOptions, CliError> {
+        let jobs = self.jobs.or(context.settings()?.jobs).map_or(JOBS, usize::from);
+        Ok(TreeOptions { jobs, allow_deletes: self.allow_deletes, dry_run })
     }
 }
 

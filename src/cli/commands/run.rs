@@ -43,8 +43,8 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
-    let connection = context.connect().await?;
-    let trees = args.trees_how.options(args.dry_run);
+    let connection = context.connect_with(args.trees_how.limit_up).await?;
+    let trees = args.trees_how.options(context, args.dry_run)?;
     if args.dry_run {
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }

@@ -36,8 +36,8 @@ pub struct Args {
 /// Runs the command.
 pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
-    let connection = context.connect().await?;
-    let options = args.trees_how.options(args.dry_run);
+    let connection = context.connect_with(args.trees_how.limit_up).await?;
+    let options = args.trees_how.options(context, args.dry_run)?;
     let chosen = chosen(&args.trees);
     if args.dry_run {
         return show_plans(context, &connection, &project, &chosen, &options).await;
