@@ -100,9 +100,8 @@ impl Work<'_> {
         let jobs = self.upload_jobs(&entries)?;
         let (cfs, options, root) = (self.cfs, self.options, self.root.clone());
         let place = upload::place_of_uploads(cfs, &self.place);
-        let rows = self.remote.files.clone();
         let books = (cfs, self.index, self.journal);
-        let uploader = Uploader::new(books, (&options.label, &root, &place), rows.values(), &jobs);
+        let uploader = Uploader::new(books, (&options.label, &root, &place), self.remote.files.values(), &jobs);
         let progress = self.progress(Direction::Upload);
         let mut running = futures_util::stream::iter(jobs)
             .map(|job| {

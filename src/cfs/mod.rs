@@ -27,6 +27,7 @@ pub use sync::SyncOptions;
 pub use sync::SyncReport;
 pub use sync::sync;
 pub use sync::was_synchronized;
+pub use upload::note_part_copy;
 
 use crate::colonies::Client;
 use crate::store::Store;

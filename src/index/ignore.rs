@@ -39,6 +39,12 @@ pub struct Rules {
     folders: HashMap<PathBuf, Option<Arc<Gitignore>>>,
 }
 
+/// The rules for the entries of one folder, the nearest file first.
+#[derive(Clone, Debug, Default)]
+pub struct InFolder {
+    files: Vec<Arc<Gitignore>>,
+}
+
 /// Whether something is left out, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
@@ -62,21 +68,37 @@ impl Rules {
 
     /// Whether an entry is left out, its parents being known not to be.
     pub fn check(&mut self, path: &Path, is_folder: bool) -> Result<Verdict, Error> {
-        if let Match::Ignore(glob) = self.always.matched(path, is_folder) {
-            return Ok(Verdict { ignored: true, rule: Some(format!("always: {}", glob.original())) });
+        let rules = match path.parent() {
+            Some(folder) => self.in_folder(folder)?,
+            None => InFolder::default(),
+        };
+        Ok(self.check_in(&rules, path, is_folder))
+    }
+
+    /// The rules that count for the entries of one folder.
+    pub fn in_folder(&mut self, folder: &Path) -> Result<InFolder, Error> {
+        let above: Vec<&Path> = folder.ancestors().take_while(|f| f.starts_with(&self.top)).collect();
+        let mut files = Vec::new();
+        for folder in above {
+            files.extend(self.of_folder(folder)?);
         }
-        let folders: Vec<PathBuf> =
-            path.ancestors().skip(1).take_while(|f| f.starts_with(&self.top)).map(Path::to_owned).collect();
+        Ok(InFolder { files })
+    }
+
+    /// As [`Rules::check`], for an entry of the folder that `rules` are of.
+    pub fn check_in(&self, rules: &InFolder, path: &Path, is_folder: bool) -> Verdict {
+        if let Match::Ignore(glob) = self.always.matched(path, is_folder) {
+            return Verdict { ignored: true, rule: Some(format!("always: {}", glob.original())) };
+        }
         // The nearest file that speaks of it decides.
-        for folder in folders {
-            let Some(rules) = self.of_folder(&folder)? else { continue };
-            match rules.matched(path, is_folder) {
+        for file in &rules.files {
+            match file.matched(path, is_folder) {
                 Match::None => {}
-                Match::Ignore(glob) => return Ok(Verdict { ignored: true, rule: Some(place(glob)) }),
-                Match::Whitelist(glob) => return Ok(Verdict { ignored: false, rule: Some(place(glob)) }),
+                Match::Ignore(glob) => return Verdict { ignored: true, rule: Some(place(glob)) },
+                Match::Whitelist(glob) => return Verdict { ignored: false, rule: Some(place(glob)) },
             }
         }
-        Ok(Verdict { ignored: false, rule: None })
+        Verdict { ignored: false, rule: None }
     }
 
     /// Whether a path is left out, by itself or with a folder above it. What it is, is looked up on the disk.

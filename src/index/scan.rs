@@ -6,12 +6,14 @@ use super::Index;
 use super::RelPath;
 use super::cache::Known;
 use super::cache::Learned;
+use super::ignore::InFolder;
 use super::ignore::Rules;
 use super::read::content_of;
 use super::read::open_regular;
 use crate::content::Content;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::fs::DirEntry;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -147,6 +149,7 @@ impl Walk<'_> {
                 }
             },
         };
+        let rules = self.rules.in_folder(folder)?;
         let mut is_empty = true;
         for entry in entries {
             let name = entry.file_name();
@@ -167,7 +170,7 @@ impl Walk<'_> {
                     continue;
                 }
             };
-            if self.entry(&entry.path(), path)? {
+            if self.entry(&rules, &entry, path)? {
                 is_empty = false;
             }
         }
@@ -180,8 +183,10 @@ impl Walk<'_> {
     }
 
     /// Takes one entry; says whether it makes its folder more than an empty one.
-    fn entry(&mut self, full: &Path, path: RelPath) -> Result<bool, Error> {
-        let metadata = match std::fs::symlink_metadata(full) {
+    fn entry(&mut self, rules: &InFolder, entry: &DirEntry, path: RelPath) -> Result<bool, Error> {
+        let full = &entry.path();
+        // Looked up in the folder that is open: the way to it need not be walked for each file.
+        let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
             // Gone since the folder was read.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
@@ -190,7 +195,7 @@ impl Walk<'_> {
                 return Ok(true);
             }
         };
-        if self.rules.check(full, metadata.is_dir())?.ignored {
+        if self.rules.check_in(rules, full, metadata.is_dir()).ignored {
             if is_temporary(path.name()) && metadata.is_file() && is_old(&metadata) {
                 self.tree.leftovers.push(full.to_owned());
             }

@@ -21,6 +21,7 @@ pub use multipart::joined_etag;
 pub use multipart::plain_etag;
 pub use pace::Measured;
 pub use probe::Check;
+pub use probe::PART_COPY;
 
 use crate::config::StoreAccess;
 use crate::net;

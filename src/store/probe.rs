@@ -22,6 +22,9 @@ const SKEW_LIMIT: i64 = 300;
 /// An ETag that no object here has.
 const OTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
 
+/// The check that tells whether changed files can be made of what is in the store.
+pub const PART_COPY: &str = "part copy with range";
+
 /// One thing that was tried.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
@@ -68,7 +71,7 @@ impl Store {
         checks.push(required("list", self.try_list(&folder, &whole).await));
         checks.push(required("multipart", self.try_multipart(&parts).await));
         checks.push(wanted("copy", self.try_copy(&whole, &copy).await, "renamed files are uploaded again"));
-        checks.push(wanted("part copy with range", self.try_part_copy(&parts, &copy).await, "changed files are uploaded whole"));
+        checks.push(wanted(PART_COPY, self.try_part_copy(&parts, &copy).await, "changed files are uploaded whole"));
         checks.push(wanted(
             "copy only if unchanged",
             self.try_copy_if_match(&parts, &copy).await,

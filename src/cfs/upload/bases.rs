@@ -1,5 +1,6 @@
 //! Which objects a changed file can be made of, and whether that is worth its requests.
 
+use super::Cfs;
 use super::Failed;
 use super::Job;
 use super::Uploader;
@@ -11,6 +12,7 @@ use crate::content::parts;
 use crate::content::parts::Limits;
 use crate::content::parts::Part;
 use crate::content::parts::Price;
+use crate::index::Index;
 use crate::index::KnownObject;
 use crate::index::LocalFile;
 use crate::store::PART;
@@ -31,6 +33,11 @@ const ROUND_TRIP: f64 = 0.03;
 pub(in crate::cfs) const PART_COPY: &str = "part-copy";
 const UPLINK_TRAIT: &str = "uplink";
 const ROUND_TRIP_TRAIT: &str = "round-trip";
+
+/// Remembers whether a store copies ranges of objects into parts, as somebody has found out by trying.
+pub fn note_part_copy(cfs: &Cfs, index: &Index, works: bool) {
+    index.note_store_trait(&super::store_place(cfs), PART_COPY, if works { "yes" } else { "no" });
+}
 
 /// An object whose ranges become parts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

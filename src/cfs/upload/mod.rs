@@ -14,6 +14,7 @@ mod scratch;
 mod source;
 
 pub(super) use super::failed::Failed;
+pub use bases::note_part_copy;
 pub(super) use register::row;
 
 use super::Cfs;
@@ -124,10 +125,10 @@ pub(super) fn place_of_uploads(cfs: &Cfs, place: &str) -> String {
 
 impl<'a> Uploader<'a> {
     /// For `jobs` of the tree that has these `rows`. `place` is the tree's in the journal.
-    pub(super) fn new(
+    pub(super) fn new<'b>(
         (cfs, index, journal): (&'a Cfs, &'a Index, &'a Journal),
         (root, folder, place): (&str, &'a Path, &str),
-        rows: impl Iterator<Item = &'a RemoteFile>,
+        rows: impl Iterator<Item = &'b RemoteFile>,
         jobs: &[Job],
     ) -> Uploader<'a> {
         let mut wanted: HashMap<&str, usize> = HashMap::new();

@@ -1,11 +1,13 @@
 //! `pollinator doctor`: tries each thing that a run needs, and names the remedy for what fails.
 
+use crate::cfs;
 use crate::cli::CliError;
 use crate::cli::Context;
 use crate::colonies::EXECUTOR_APPROVED;
 use crate::project::Project;
 use crate::run::Connection;
 use crate::sqlite;
+use crate::store::PART_COPY;
 use serde::Serialize;
 
 /// Arguments of `pollinator doctor`.
@@ -183,6 +185,10 @@ async fn store(connection: &Connection) -> Vec<Finding> {
         format!("{} answers, bucket {} is there", store.access().endpoint, store.access().bucket),
     )];
     for check in store.probe().await {
+        if check.name == PART_COPY {
+            // Found to be missing once, it is not tried any more: until it is found here.
+            cfs::note_part_copy(&connection.cfs, &connection.index, check.ok);
+        }
         let name = format!("object store, {}", check.name);
         findings.push(match (check.ok, check.required) {
             (true, _) => Finding::ok(&name, check.detail),
