@@ -9,10 +9,12 @@ mod error;
 mod http;
 mod metadata;
 mod probe;
+mod ranged;
 mod upload;
 
 pub use error::Error;
 pub use probe::Check;
+pub use ranged::Ranged;
 
 use crate::config::StoreAccess;
 use crate::net;
