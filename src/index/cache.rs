@@ -77,7 +77,7 @@ impl Index {
         Ok(Index { db: Arc::new(Mutex::new(db)), path })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

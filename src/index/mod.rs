@@ -2,6 +2,7 @@
 //! read again.
 
 mod cache;
+mod holders;
 pub mod ignore;
 mod path;
 mod scan;
