@@ -6,12 +6,16 @@ mod carry;
 mod download;
 mod error;
 mod fetch;
+mod here;
+mod incoming;
 pub mod labels;
+mod large;
 mod list;
 mod place;
 pub mod plan;
 mod snapshot;
 mod sync;
+mod unfinished;
 mod upload;
 
 pub use error::Error;

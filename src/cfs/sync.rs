@@ -3,6 +3,7 @@
 use super::Cfs;
 use super::Error;
 use super::MODE;
+use super::here::Sources;
 use super::list::RemoteFile;
 use super::list::RemoteTree;
 use super::plan;
@@ -11,6 +12,7 @@ use super::plan::Plan;
 use super::plan::Policy;
 use super::plan::Side;
 use super::snapshot;
+use super::unfinished;
 use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
@@ -73,8 +75,10 @@ pub struct SyncReport {
     pub plan: Plan,
     /// Files sent, and their bytes. Folders' markers count as files.
     pub uploaded: (u64, u64),
-    /// Files fetched, and their bytes. Folders' markers count as files.
+    /// Files that came, and the bytes that travelled for them. Folders' markers count as files.
     pub downloaded: (u64, u64),
+    /// Those of them that were on this machine already under another name, and their bytes: none of these travelled.
+    pub copied: (u64, u64),
     /// Files that were not brought in step, and why.
     pub problems: Vec<(String, String)>,
     /// What is no file and stays behind, and why.
@@ -125,14 +129,15 @@ pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path
 }
 
 /// Where a base belongs to. With our id: a colony that was made anew at the same address is another place.
-fn place(cfs: &Cfs, label: &str) -> String {
+pub(super) fn place(cfs: &Cfs, label: &str) -> String {
     format!("{}|{}|{}|{label}", cfs.client.server(), cfs.client.colony(), cfs.client.id())
 }
 
 /// One synchronization under way.
 pub(super) struct Work<'a> {
     pub(super) cfs: &'a Cfs,
-    journal: &'a Journal,
+    pub(super) index: &'a Index,
+    pub(super) journal: &'a Journal,
     pub(super) options: &'a SyncOptions,
     pub(super) events: &'a Events,
     place: String,
@@ -143,18 +148,20 @@ pub(super) struct Work<'a> {
     pub(super) change: BaseChange,
     last_write: Instant,
     pub(super) report: SyncReport,
+    /// What is on this machine already of what is to come.
+    pub(super) sources: Sources,
 }
 
 impl<'a> Work<'a> {
     /// Looks at all three trees and plans.
     async fn look(
         cfs: &'a Cfs,
-        index: &Index,
+        index: &'a Index,
         journal: &'a Journal,
         options: &'a SyncOptions,
         events: &'a Events,
     ) -> Result<Work<'a>, Error> {
-        let (local, remote) = tokio::join!(look_here(options, index), cfs.list(&options.label));
+        let (local, remote) = tokio::join!(look_here(options, index, journal), cfs.list(&options.label));
         let (local, rules) = local?;
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let remote = leave_out(options, rules, &local, remote?, &root).await?;
@@ -170,7 +177,9 @@ impl<'a> Work<'a> {
             ..SyncReport::default()
         };
         let (change, last_write) = (BaseChange { device: local.device, ..BaseChange::default() }, Instant::now());
-        let mut work = Work { cfs, journal, options, events, place, root, local, remote, base, change, last_write, report };
+        let sources = Sources::default();
+        let mut work =
+            Work { cfs, index, journal, options, events, place, root, local, remote, base, change, last_write, report, sources };
         work.note_others_removals();
         work.spare_unreadable();
         let clashes = work.report.plan.clashes.iter().map(|clash| clash.path.to_string());
@@ -376,15 +385,15 @@ fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side {
     Side { size, sha256: sha256.to_owned(), mode }
 }
 
-async fn look_here(options: &SyncOptions, index: &Index) -> Result<(LocalTree, Rules), Error> {
-    let (options, index) = (options.clone(), index.clone());
+async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> Result<(LocalTree, Rules), Error> {
+    let (options, index, journal) = (options.clone(), index.clone(), journal.clone());
     blocking(options.folder.clone(), move || {
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let mut rules = Rules::new(&root, options.rules_from.as_deref())?;
         let mut tree = index::scan(&options.folder, &mut rules, &index, options.jobs)?;
         mark_root(&mut tree, options.policy);
         if !options.dry_run {
-            sweep(&tree.leftovers);
+            unfinished::sweep(&tree.leftovers, &journal);
         }
         Ok((tree, rules))
     })
@@ -434,15 +443,6 @@ async fn blocking<T: Send + 'static>(
     Ok(done.map_err(|e| Error::Local { path: folder, source: std::io::Error::other(e) })??)
 }
 
-/// Removes unfinished downloads of a synchronization that was cut off.
-fn sweep(leftovers: &[PathBuf]) {
-    for path in leftovers {
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::warn!(%error, path = %path.display(), "an unfinished download stays behind");
-        }
-    }
-}
-
 /// A root without files of its own gets a marker: the server finds nothing below a label that holds nothing itself, neither
 /// for a snapshot nor for other executors' listings. An empty src needs it for its snapshot.
 fn mark_root(tree: &mut LocalTree, policy: Policy) {
@@ -467,6 +467,6 @@ fn digest(files: &BTreeMap<RelPath, LocalFile>) -> String {
     hex::encode(hasher.finalize())
 }
 
-fn now() -> i64 {
+pub(super) fn now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
