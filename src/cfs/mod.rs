@@ -17,6 +17,7 @@ mod snapshot;
 mod sync;
 mod unfinished;
 mod upload;
+mod verify;
 
 pub use error::Error;
 pub use fetch::FetchReport;
@@ -30,6 +31,8 @@ pub use sync::SyncOptions;
 pub use sync::SyncReport;
 pub use sync::sync;
 pub use sync::was_synchronized;
+pub use verify::VerifyReport;
+pub use verify::verify;
 
 use crate::colonies::Client;
 use crate::store::Store;
