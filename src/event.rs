@@ -127,7 +127,7 @@ pub enum Event {
         direction: Direction,
         /// Files that arrived.
         files: u64,
-        /// Their bytes.
+        /// Bytes that travelled for them; none for a file that was on this machine already.
         bytes: u64,
         /// How many bytes travelled for them.
         travelled: u64,

@@ -3,9 +3,7 @@
 
 use super::Error;
 use super::download::blocking;
-use super::download::download;
 use super::labels;
-use super::list::RemoteFile;
 use super::place;
 use super::place::Expected;
 use super::plan::Entry;
@@ -30,8 +28,12 @@ use std::path::Path;
 impl Work<'_> {
     /// Does what was planned: first what makes room here, then both directions, removals in the colony last.
     pub(super) async fn carry_out(&mut self) -> Result<(), Error> {
-        self.remove_here().await;
+        // A file that was renamed over there is copied before it is removed here.
+        let (first, later) = self.look_for_contents().await?;
+        self.remove_here(first).await;
         self.transfer(Direction::Download).await?;
+        self.tell_copies();
+        self.remove_here(later).await;
         if self.options.policy.sends() {
             self.settle_uploads().await?;
         }
@@ -39,12 +41,12 @@ impl Work<'_> {
         self.remove_there().await
     }
 
-    fn kept(&self, path: &RelPath, kept_as: String) {
+    pub(super) fn kept(&self, path: &RelPath, kept_as: String) {
         self.events.emit(Event::FileKept { tree: self.options.tree, path: path.to_string(), kept_as });
     }
 
-    async fn remove_here(&mut self) {
-        for entry in self.report.plan.remove_local.clone() {
+    async fn remove_here(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
             let Some(seen) = self.local.files.get(&entry.path).map(|file| file.stat) else { continue };
             let (root, path) = (self.root.clone(), entry.path.clone());
             let removed = blocking(move || remove_file(&root, &path, &seen).map_err(|e| Failed::File(e.to_string()))).await;
@@ -83,14 +85,17 @@ impl Work<'_> {
         let problems_before = self.report.problems.len();
         let outcome = match direction {
             Direction::Upload => self.send_all(entries).await,
-            Direction::Download => self.fetch_all(entries).await,
+            Direction::Download => self.fetch_in_order(entries).await,
         };
-        let (files, bytes) = match direction {
-            Direction::Upload => self.report.uploaded,
-            Direction::Download => self.report.downloaded,
+        let report = &self.report;
+        let ((files, bytes), travelled) = match direction {
+            Direction::Upload => (report.uploaded, report.sent),
+            Direction::Download => {
+                let (files, travelled) = report.downloaded;
+                ((files, travelled + report.copied.1), travelled)
+            }
         };
-        let problems = (self.report.problems.len() - problems_before) as u64;
-        let travelled = if direction == Direction::Upload { self.report.sent } else { bytes };
+        let problems = (report.problems.len() - problems_before) as u64;
         let files = files.saturating_sub(markers);
         self.events.emit(Event::TransferFinished { tree, direction, files, bytes, travelled, problems });
         outcome
@@ -162,7 +167,7 @@ impl Work<'_> {
         self.done(Direction::Upload, path, file.size, travelled);
         if !file.object.is_empty() {
             let (key, sha256, size) = (file.object.clone(), file.sha256.clone(), file.size);
-            self.stored.push(KnownObject { key, sha256, size, etag });
+            self.known.push(KnownObject { key, sha256, size, etag });
         }
         let agreed = BaseFile { sha256: file.sha256.clone(), mode, fetched: false };
         self.change.agreed.push((path.to_string(), agreed));
@@ -174,61 +179,23 @@ impl Work<'_> {
         self.remote.files.insert(path.clone(), file);
     }
 
-    async fn fetch_all(&mut self, entries: Vec<Entry>) -> Result<(), Error> {
-        let (cfs, options, root) = (self.cfs, self.options, self.root.clone());
-        let progress = self.progress(Direction::Download);
-        let aside: BTreeSet<RelPath> = self.report.plan.keep_aside.iter().map(|entry| entry.path.clone()).collect();
-        let files: Vec<(RemoteFile, Expected)> = entries
-            .iter()
-            .filter_map(|entry| self.remote.files.get(&entry.path).map(|file| (file.clone(), self.expected(&entry.path, &aside))))
-            .collect();
-        let mut running = futures_util::stream::iter(files)
-            .map(|(file, expected)| {
-                let (root, progress) = (&root, &progress);
-                async move {
-                    let moved = progress(&file.path);
-                    let fetched = download(cfs, &file, root, expected, &moved).await;
-                    (file, fetched)
-                }
-            })
-            .buffer_unordered(options.jobs.max(1));
-        while let Some((file, outcome)) = running.next().await {
-            match outcome {
-                Ok(fetched) => {
-                    self.report.downloaded.0 += 1;
-                    self.report.downloaded.1 += file.size;
-                    if let Some(kept) = fetched.kept {
-                        self.kept(&file.path, kept);
-                    }
-                    self.done(Direction::Download, &file.path, file.size, file.size);
-                    let agreed = BaseFile { sha256: file.sha256, mode: fetched.mode, fetched: true };
-                    self.change.agreed.push((file.path.to_string(), agreed));
-                }
-                Err(Failed::File(why)) => self.problem(&file.path, why),
-                Err(Failed::All(error)) => return Err(error),
-            }
-            self.remember_some()?;
-        }
-        Ok(())
-    }
-
     /// What a file that comes may replace. What is to be kept aside is kept as if it had not been expected, when the new file is
     /// whole: until then it stands under its name.
-    fn expected(&self, path: &RelPath, aside: &BTreeSet<RelPath>) -> Expected {
+    pub(super) fn expected(&self, path: &RelPath, aside: &BTreeSet<RelPath>) -> Expected {
         match self.local.files.get(path) {
             Some(file) if !aside.contains(path) => Expected::Seen(file.stat),
             _ => Expected::Nothing,
         }
     }
 
-    fn done(&self, direction: Direction, path: &RelPath, size: u64, travelled: u64) {
+    pub(super) fn done(&self, direction: Direction, path: &RelPath, size: u64, travelled: u64) {
         if !path.is_folder_marker() {
             self.events.emit(Event::FileDone { tree: self.options.tree, direction, path: path.to_string(), size, travelled });
         }
     }
 
     /// Tells the bytes of one file as they move.
-    fn progress(&self, direction: Direction) -> impl Fn(&RelPath) -> Box<dyn Fn(u64) + Send + Sync> + use<> {
+    pub(super) fn progress(&self, direction: Direction) -> impl Fn(&RelPath) -> Box<dyn Fn(u64) + Send + Sync> + use<> {
         let (events, tree) = (self.events.clone(), self.options.tree);
         move |path| {
             let (events, path) = (events.clone(), path.to_string());

@@ -2,7 +2,10 @@
 
 use super::Cfs;
 use super::Error;
+use super::download::Desk;
 use super::download::download;
+use super::here;
+use super::here::Sources;
 use super::list::RemoteFile;
 use super::place::Expected;
 use super::upload::Failed;
@@ -20,7 +23,7 @@ use std::path::Path;
 pub struct FetchReport {
     /// Files that came.
     pub fetched: u64,
-    /// Their bytes.
+    /// Bytes that travelled for them; none for those that were on this machine already.
     pub bytes: u64,
     /// Files that were there already, with the right content.
     pub present: u64,
@@ -57,7 +60,17 @@ pub async fn fetch(
     let (count, bytes) = (missing.len() as u64, missing.iter().map(|f| f.size).sum());
     let direction = Direction::Download;
     events.emit(Event::TransferStarted { tree, direction, files: count, bytes });
-    let outcome = fetch_all(cfs, missing, folder, tree, jobs, events, &mut report).await;
+    let (cache, root, wanted) = (index.clone(), folder.to_owned(), missing.clone());
+    let sources = here::look(folder, move || {
+        let root = root.canonicalize().unwrap_or(root);
+        let names = wanted.iter().map(|f| f.path.clone()).collect();
+        let wanted = wanted.iter().filter(|f| f.size > 0).map(|f| f.sha256.as_str()).collect();
+        Sources::find(&cache, &there, &root, &wanted, &names)
+    });
+    // What is fetched here belongs to one run: an unfinished part of it serves nobody later.
+    let sources = sources.await?;
+    let desk = Desk::new(cfs, None, folder, &sources, jobs);
+    let outcome = fetch_all(&desk, missing, tree, jobs, events, &mut report).await;
     report.problems.sort();
     let (files, bytes, problems) = (report.fetched, report.bytes, report.problems.len() as u64);
     events.emit(Event::TransferFinished { tree, direction, files, bytes, travelled: bytes, problems });
@@ -65,9 +78,8 @@ pub async fn fetch(
 }
 
 async fn fetch_all(
-    cfs: &Cfs,
+    desk: &Desk<'_>,
     missing: Vec<RemoteFile>,
-    folder: &Path,
     tree: Tree,
     jobs: usize,
     events: &Events,
@@ -78,16 +90,16 @@ async fn fetch_all(
         .map(|file| async move {
             let path = file.path.to_string();
             let moved = |bytes| events.emit(Event::TransferProgress { tree, direction, path: path.clone(), bytes });
-            let outcome = download(cfs, &file, folder, Expected::Anything, &moved).await;
+            let outcome = download(desk, &file, Expected::Anything, &moved).await;
             (file, outcome)
         })
         .buffer_unordered(jobs.max(1));
     while let Some((file, outcome)) = running.next().await {
         let path = file.path.to_string();
         match outcome {
-            Ok(_) => {
+            Ok(fetched) => {
                 report.fetched += 1;
-                report.bytes += file.size;
+                report.bytes += fetched.travelled;
                 if !file.path.is_folder_marker() {
                     events.emit(Event::FileDone { tree, direction, path, size: file.size, travelled: file.size });
                 }

@@ -7,13 +7,18 @@ mod download;
 mod error;
 mod failed;
 mod fetch;
+mod here;
+mod incoming;
 pub mod labels;
+mod large;
 mod list;
 mod place;
 pub mod plan;
 mod snapshot;
 mod sync;
+mod unfinished;
 mod upload;
+mod verify;
 
 pub use error::Error;
 pub use fetch::FetchReport;
@@ -28,6 +33,8 @@ pub use sync::SyncReport;
 pub use sync::sync;
 pub use sync::was_synchronized;
 pub use upload::note_part_copy;
+pub use verify::VerifyReport;
+pub use verify::verify;
 
 use crate::colonies::Client;
 use crate::store::Store;

@@ -80,10 +80,15 @@ fn swap_name(target: &Path) -> io::Result<PathBuf> {
 fn beside(target: &Path, kind: &str) -> io::Result<PathBuf> {
     let mut bytes = [0u8; 8];
     getrandom::fill(&mut bytes).map_err(|e| io::Error::other(format!("no randomness from the system: {e}")))?;
+    Ok(named_beside(target, &format!("{kind}{}", hex::encode(bytes))))
+}
+
+/// `.<name>.pollinator-<suffix>` in the same folder.
+pub(super) fn named_beside(target: &Path, suffix: &str) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
     // A name may have 255 bytes; a long one is cut at a character's edge.
     let cut = (0..=name.len().min(200)).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-    Ok(target.with_file_name(format!(".{}{TEMPORARY}{kind}{}", &name[..cut], hex::encode(bytes))))
+    target.with_file_name(format!(".{}{TEMPORARY}{suffix}", &name[..cut]))
 }
 
 /// Gives a whole, synced temporary file its name. What stands there and is not what was expected is kept aside: its new name

@@ -3,6 +3,7 @@
 use super::Cfs;
 use super::Error;
 use super::MODE;
+use super::here::Sources;
 use super::list::RemoteFile;
 use super::list::RemoteTree;
 use super::plan;
@@ -11,6 +12,7 @@ use super::plan::Plan;
 use super::plan::Policy;
 use super::plan::Side;
 use super::snapshot;
+use super::unfinished;
 use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
@@ -78,8 +80,10 @@ pub struct SyncReport {
     pub uploaded: (u64, u64),
     /// Bytes that travelled for them: what is in the store already is copied there.
     pub sent: u64,
-    /// Files fetched, and their bytes. Folders' markers count as files.
+    /// Files that came, and the bytes that travelled for them. Folders' markers count as files.
     pub downloaded: (u64, u64),
+    /// Those of them that were on this machine already under another name, and their bytes: none of these travelled.
+    pub copied: (u64, u64),
     /// Files that were not brought in step, and why.
     pub problems: Vec<(String, String)>,
     /// What is no file and stays behind, and why.
@@ -130,7 +134,7 @@ pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path
 }
 
 /// Where a base belongs to. With our id: a colony that was made anew at the same address is another place.
-fn place(cfs: &Cfs, label: &str) -> String {
+pub(super) fn place(cfs: &Cfs, label: &str) -> String {
     format!("{}|{}|{}|{label}", cfs.client.server(), cfs.client.colony(), cfs.client.id())
 }
 
@@ -147,12 +151,14 @@ pub(super) struct Work<'a> {
     pub(super) remote: RemoteTree,
     base: Base,
     pub(super) change: BaseChange,
-    /// Objects that rows name now: their uploads are over.
-    pub(super) stored: Vec<KnownObject>,
+    /// Objects whose content is known: of uploads that are over, because rows name them, and of downloads that were verified.
+    pub(super) known: Vec<KnownObject>,
     /// Uploads that were cut off and can be taken up.
     pub(super) resumable: HashMap<RelPath, OpenUpload>,
     last_write: Instant,
     pub(super) report: SyncReport,
+    /// What is on this machine already of what is to come.
+    pub(super) sources: Sources,
 }
 
 impl<'a> Work<'a> {
@@ -164,7 +170,7 @@ impl<'a> Work<'a> {
         options: &'a SyncOptions,
         events: &'a Events,
     ) -> Result<Work<'a>, Error> {
-        let (local, remote) = tokio::join!(look_here(options, index), cfs.list(&options.label));
+        let (local, remote) = tokio::join!(look_here(options, index, journal), cfs.list(&options.label));
         let (local, rules) = local?;
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let remote = leave_out(options, rules, &local, remote?, &root).await?;
@@ -183,7 +189,7 @@ impl<'a> Work<'a> {
         };
         let change = BaseChange { device: local.device, agreed: confirmed, ..BaseChange::default() };
         let last_write = Instant::now();
-        let (stored, resumable) = (Vec::new(), HashMap::new());
+        let (known, resumable) = (Vec::new(), HashMap::new());
         let mut work = Work {
             cfs,
             index,
@@ -196,10 +202,11 @@ impl<'a> Work<'a> {
             remote,
             base,
             change,
-            stored,
+            known,
             resumable,
             last_write,
             report,
+            sources: Sources::default(),
         };
         work.note_others_removals();
         work.spare_unreadable();
@@ -361,10 +368,10 @@ impl<'a> Work<'a> {
         let change = std::mem::replace(&mut self.change, next);
         self.journal.change_base(&self.place, &self.root, &change)?;
         // After the base: an upload that is forgotten too late is found to be a file of the colony.
-        let stored = std::mem::take(&mut self.stored);
-        let keys: Vec<String> = stored.iter().map(|object| object.key.clone()).collect();
+        let known = std::mem::take(&mut self.known);
+        let keys: Vec<String> = known.iter().map(|object| object.key.clone()).collect();
         self.journal.end_uploads(&super::upload::place_of_uploads(self.cfs, &self.place), &keys)?;
-        self.index.note_objects(&super::upload::store_place(self.cfs), &stored);
+        self.index.note_objects(&super::upload::store_place(self.cfs), &known);
         self.last_write = Instant::now();
         Ok(())
     }
@@ -429,15 +436,15 @@ fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side {
     Side { size, sha256: sha256.to_owned(), mode }
 }
 
-async fn look_here(options: &SyncOptions, index: &Index) -> Result<(LocalTree, Rules), Error> {
-    let (options, index) = (options.clone(), index.clone());
+async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> Result<(LocalTree, Rules), Error> {
+    let (options, index, journal) = (options.clone(), index.clone(), journal.clone());
     blocking(options.folder.clone(), move || {
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let mut rules = Rules::new(&root, options.rules_from.as_deref())?;
         let mut tree = index::scan(&options.folder, &mut rules, &index, options.jobs)?;
         mark_root(&mut tree, options.policy);
         if !options.dry_run {
-            sweep(&tree.leftovers);
+            unfinished::sweep(&tree.leftovers, &journal);
         }
         Ok((tree, rules))
     })
@@ -485,15 +492,6 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     Ok(done.map_err(|e| Error::Local { path: folder, source: std::io::Error::other(e) })??)
-}
-
-/// Removes unfinished downloads of a synchronization that was cut off.
-fn sweep(leftovers: &[PathBuf]) {
-    for path in leftovers {
-        if let Err(error) = std::fs::remove_file(path) {
-            tracing::warn!(%error, path = %path.display(), "an unfinished download stays behind");
-        }
-    }
 }
 
 /// A root without files of its own gets a marker: the server finds nothing below a label that holds nothing itself, neither

@@ -2,6 +2,7 @@
 //! read again; and what is known of objects in stores, so that nothing is sent that is there.
 
 mod cache;
+mod holders;
 pub mod ignore;
 pub mod objects;
 mod path;

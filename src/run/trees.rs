@@ -7,6 +7,7 @@ use crate::cfs;
 use crate::cfs::Policy;
 use crate::cfs::SyncOptions;
 use crate::cfs::SyncReport;
+use crate::cfs::VerifyReport;
 use crate::event::Events;
 use crate::event::Tree;
 use crate::project::Project;
@@ -59,7 +60,24 @@ pub async fn sync(
     options: &TreeOptions,
     events: &Events,
 ) -> Result<SyncReport, Error> {
-    let options = SyncOptions {
+    let options = sync_options(project, tree, options);
+    Ok(cfs::sync(&connection.cfs, &connection.index, &connection.journal, &options, events).await?)
+}
+
+/// Reads back what the colony stores of a tree, and sends again what is damaged there and whole here.
+pub async fn verify(
+    connection: &Connection,
+    project: &Project,
+    tree: Tree,
+    options: &TreeOptions,
+    events: &Events,
+) -> Result<VerifyReport, Error> {
+    Ok(cfs::verify(&connection.cfs, &connection.index, &connection.journal, &sync_options(project, tree, options), events)
+        .await?)
+}
+
+fn sync_options(project: &Project, tree: Tree, options: &TreeOptions) -> SyncOptions {
+    SyncOptions {
         tree,
         label: spec::label(&project.settings.projectname, tree),
         folder: project.tree_folder(tree),
@@ -68,8 +86,7 @@ pub async fn sync(
         jobs: options.jobs,
         allow_deletes: options.allow_deletes,
         dry_run: options.dry_run,
-    };
-    Ok(cfs::sync(&connection.cfs, &connection.index, &connection.journal, &options, events).await?)
+    }
 }
 
 /// Brings src, data and result over before a run. Files of src or data that could not be stored stop it: a run that

@@ -57,7 +57,8 @@ impl Store {
         Ok(info)
     }
 
-    fn pauses(&self) -> impl Iterator<Item = Duration> + use<> {
+    /// How long to wait before a broken download is taken up again, time after time.
+    pub(super) fn pauses(&self) -> impl Iterator<Item = Duration> + use<> {
         ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
             .with_max_delay(Duration::from_secs(8))
@@ -102,7 +103,7 @@ fn check_continuation(scope: &Scope<'_>, reply: &GetObjectOutput, first: &Object
 }
 
 /// Copies what comes. The inner error is that of a broken connection, which may be taken up again.
-async fn copy(
+pub(super) async fn copy(
     scope: &Scope<'_>,
     reply: &mut GetObjectOutput,
     writer: &mut (impl AsyncWrite + Send + Unpin),
@@ -138,7 +139,7 @@ fn broken(scope: &Scope<'_>, reason: String) -> Error {
 }
 
 /// What a failed write to the local disk means.
-fn write_error(key: &str, source: std::io::Error) -> Error {
+pub(super) fn write_error(key: &str, source: std::io::Error) -> Error {
     match source.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Error::NoSpace { key: key.into() },
         _ => Error::Write { key: key.into(), source },

@@ -11,6 +11,7 @@ mod metadata;
 mod multipart;
 mod pace;
 mod probe;
+mod ranged;
 mod upload;
 
 pub use error::Error;
@@ -22,6 +23,7 @@ pub use multipart::plain_etag;
 pub use pace::Measured;
 pub use probe::Check;
 pub use probe::PART_COPY;
+pub use ranged::Ranged;
 
 use crate::config::StoreAccess;
 use crate::net;

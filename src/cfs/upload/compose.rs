@@ -9,6 +9,7 @@ use super::bases::Base;
 use super::bases::Composition;
 use super::bases::PART_COPY;
 use super::source::Source;
+use crate::cfs::download::Hashing;
 use crate::content::Content;
 use crate::content::parts::Kind;
 use crate::content::parts::Part;
@@ -21,8 +22,6 @@ use crate::store::Stored;
 use crate::store::joined_etag;
 use crate::store::plain_etag;
 use futures_util::StreamExt;
-use sha2::Digest;
-use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -286,9 +285,9 @@ impl Uploader<'_> {
         if self.index.store_trait(&self.store_place, JOINED_ETAG).as_deref() == Some("other") {
             return Ok(());
         }
-        let mut sink = Hasher(Sha256::new());
+        let mut sink = Hashing::new(tokio::io::sink());
         self.cfs.store.get(&attempt.job.key, &mut sink, &|_| ()).await?;
-        if hex::encode(sink.0.finalize()) != attempt.source.sha256() {
+        if sink.finish().2 != attempt.source.sha256() {
             return Err(Trouble::NoCopies(format!("the joined object (ETag {etag}) is not what its parts were"), true));
         }
         self.index.note_store_trait(&self.store_place, JOINED_ETAG, "other");
@@ -339,27 +338,5 @@ pub(super) fn copy_trouble(error: store::Error) -> Trouble {
             Trouble::NoCopies(error.to_string(), lacks)
         }
         error => error.into(),
-    }
-}
-
-/// Hashes what is written to it.
-struct Hasher(Sha256);
-
-impl tokio::io::AsyncWrite for Hasher {
-    fn poll_write(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<std::io::Result<usize>> {
-        self.0.update(bytes);
-        std::task::Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
-        std::task::Poll::Ready(Ok(()))
     }
 }

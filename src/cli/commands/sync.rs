@@ -2,6 +2,7 @@
 
 use crate::cfs::Plan;
 use crate::cfs::SyncReport;
+use crate::cfs::VerifyReport;
 use crate::cfs::plan::Entry;
 use crate::cli::CliError;
 use crate::cli::Context;
@@ -28,6 +29,9 @@ pub struct Args {
     /// Show what would be done, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Afterwards read every stored file back and compare it with its registered checksum; send again what is damaged
+    #[arg(long, conflicts_with = "dry_run")]
+    pub verify: bool,
     /// How the trees are brought over
     #[command(flatten)]
     pub trees_how: super::TreeArgs,
@@ -50,6 +54,12 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         let report = context.interruptible(trees::sync(&connection, &project, tree, &options, &events)).await??;
         if let (Ok(()), Err(complaint)) = (&first_complaint, complain(tree, &report)) {
             first_complaint = Err(complaint);
+        }
+        if args.verify {
+            let verified = context.interruptible(trees::verify(&connection, &project, tree, &options, &events)).await??;
+            if let (Ok(()), Err(complaint)) = (&first_complaint, complain_of_stored(tree, &verified)) {
+                first_complaint = Err(complaint);
+            }
         }
     }
     first_complaint
@@ -154,6 +164,19 @@ fn tell_survey(context: &Context, tree: Tree, survey: &index::survey::Survey) {
     survey.suspects.iter().take(8).for_each(told);
     let known: Vec<&str> = survey.suspects.iter().map(|share| share.rule.as_str()).collect();
     survey.largest.iter().filter(|share| !known.contains(&share.rule.as_str())).for_each(told);
+}
+
+/// Tells what was found wrong in the colony.
+fn complain_of_stored(tree: Tree, report: &VerifyReport) -> Result<(), CliError> {
+    let again = match report.sent_again {
+        0 => "none of them could be sent again from here".to_owned(),
+        n => format!("{n} of them sent again from here; a further --verify shows what is left"),
+    };
+    match report.problems.len() as u64 {
+        0 => Ok(()),
+        // Each was told when it came up.
+        n => Err(CliError::failed(format!("{} of {tree} not stored as registered; {again}", sizes::files(n)))),
+    }
 }
 
 /// Tells what a synchronization left undone.
