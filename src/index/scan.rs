@@ -27,6 +27,8 @@ use std::time::Instant;
 /// So many files that were read are written down together, or so long.
 const BATCH: usize = 1000;
 const BATCH_TIME: Duration = Duration::from_secs(2);
+/// Most files that are read at once: more are no faster, and each may take some megabytes.
+const READERS: usize = 8;
 
 /// What tells a changed file from an unchanged one. Times in ns since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -280,7 +282,7 @@ type ReadFile = Result<(LocalFile, Known, Content), String>;
 
 /// Reads with `jobs` threads; hands over each file as it comes.
 fn read_all(root: &Path, unread: Vec<FoundFile>, jobs: usize, mut each: impl FnMut(RelPath, ReadFile)) {
-    let jobs = jobs.clamp(1, unread.len().max(1));
+    let jobs = jobs.min(READERS).clamp(1, unread.len().max(1));
     let queue = Mutex::new(unread);
     std::thread::scope(|scope| {
         let (send, read_files) = mpsc::sync_channel(BATCH);

@@ -12,8 +12,9 @@ use crate::event::Events;
 use crate::event::Tree;
 use crate::project::Project;
 
-/// How many files are handled at once where nothing else is said.
-pub const JOBS: usize = 8;
+/// How many files are handled at once where nothing else is said: enough for small files far away; large ones are limited by the
+/// memory that their parts take.
+pub const JOBS: usize = 32;
 
 /// How synchronization is done.
 #[derive(Clone, Copy, Debug)]

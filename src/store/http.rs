@@ -12,8 +12,11 @@ use aws_smithy_runtime_api::client::http::HttpConnector;
 use aws_smithy_runtime_api::client::http::HttpConnectorFuture;
 use aws_smithy_runtime_api::client::http::HttpConnectorSettings;
 use aws_smithy_runtime_api::client::http::SharedHttpConnector;
+use aws_smithy_runtime_api::client::interceptors::Intercept;
+use aws_smithy_runtime_api::client::interceptors::context::BeforeTransmitInterceptorContextMut;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::config_bag::ConfigBag;
 use bytes::Bytes;
 use http_body::Body;
 use http_body::Frame;
@@ -128,6 +131,29 @@ impl Meter {
     }
 }
 
+/// Takes headers off before signing that only tell which SDK this is: they are as long as a small request is otherwise.
+#[derive(Debug)]
+pub(super) struct Plain;
+
+impl Intercept for Plain {
+    fn name(&self) -> &'static str {
+        "Plain"
+    }
+
+    fn modify_before_signing(
+        &self,
+        context: &mut BeforeTransmitInterceptorContextMut<'_>,
+        _: &RuntimeComponents,
+        _: &mut ConfigBag,
+    ) -> Result<(), aws_sdk_s3::error::BoxError> {
+        let headers = context.request_mut().headers_mut();
+        for name in ["x-amz-user-agent", "user-agent"] {
+            headers.remove(name);
+        }
+        Ok(())
+    }
+}
+
 /// Carries the SDK's requests with reqwest.
 #[derive(Clone, Debug)]
 pub(super) struct Connector(Arc<Wire>);
@@ -174,7 +200,11 @@ impl Wire {
     async fn send(&self, request: HttpRequest) -> Result<HttpResponse, ConnectorError> {
         let meter = request.extension::<Meter>().cloned();
         let limit = self.stall * patience(&request);
-        let request = request.try_into_http1x().map_err(|e| ConnectorError::user(e.into()))?;
+        let mut request = request.try_into_http1x().map_err(|e| ConnectorError::user(e.into()))?;
+        // Not signed, and of use to nobody.
+        for name in ["amz-sdk-request", "amz-sdk-invocation-id", "user-agent"] {
+            request.headers_mut().remove(name);
+        }
         let pulse = Pulse::default();
         let is_small = is_small(&request);
         let request = request.map(|inner| {

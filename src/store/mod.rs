@@ -158,6 +158,7 @@ impl Store {
             .retry_config(retry)
             .timeout_config(TimeoutConfig::disabled())
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+            .interceptor(http::Plain)
             .http_client(connector.clone())
             .build();
         Ok(Store {

@@ -256,7 +256,7 @@ async fn discard(cfs: &Cfs, key: &str) {
 
 /// A key that nobody else uses: two rows never share an object, since other clients delete it together with its row.
 pub(super) fn new_key(root: &str) -> Result<String, Failed> {
-    let mut bytes = [0u8; 32];
+    let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|e| Failed::File(format!("no randomness from the system: {e}")))?;
     Ok(format!("{}/{}", labels::key_prefix(root), hex::encode(bytes)))
 }

@@ -56,7 +56,7 @@ pub struct TreeArgs {
     /// Carry out deletions even of more than half of a large tree
     #[arg(long)]
     pub allow_deletes: bool,
-    /// How many files are transferred at once (default: 8, or as the settings say)
+    /// How many files are transferred at once (default: 32, or as the settings say)
     #[arg(long, value_name = "N", value_parser = crate::config::jobs)]
     pub jobs: Option<u16>,
     /// Most bytes a second that uploads may take, as 500K or 2.5M
