@@ -238,7 +238,10 @@ impl Machine<'_> {
         let (store, colony) = if way == Way::Counted { take() } else { (None, None) };
         let complaint = (cost.code != Some(0)).then(|| {
             let said = fs::read(&log).unwrap_or_default();
-            String::from_utf8_lossy(&said[said.len().saturating_sub(2000)..]).into_owned()
+            // Progress bars draw over themselves: what came last is what counts.
+            let said = String::from_utf8_lossy(&said).into_owned();
+            let lines: Vec<_> = said.lines().filter(|line| !line.contains('\u{1b}') && !line.trim().is_empty()).collect();
+            lines[lines.len().saturating_sub(5)..].join("\n")
         });
         Run { cost, store, colony, complaint }
     }
