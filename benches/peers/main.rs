@@ -40,7 +40,7 @@ struct Arguments {
     /// Also the Go program of the same name, which lies here
     #[arg(long, value_name = "PATH")]
     go_pollinator: Option<PathBuf>,
-    /// How often quick cases are measured; the table has the median
+    /// How often quick cases are measured; the table has the fastest run
     #[arg(long, default_value_t = 1)]
     repeat: u32,
     /// The slow uplink, in megabits a second

@@ -13,10 +13,13 @@ struct Row {
     peer: bool,
     /// Each run's.
     samples: Vec<f64>,
-    /// The median of them.
+    /// How many processes wanted the cores, on average, in the minute before each ended: what else the machine was doing.
+    loads: Vec<f64>,
+    /// The fastest run's: whatever else the machine does only adds.
     seconds: f64,
     /// How many times the time of the fastest peer.
     ratio: Option<f64>,
+    /// The fastest run's.
     cpu_seconds: f64,
     /// The largest of all runs.
     peak_memory: u64,
@@ -51,19 +54,36 @@ impl Report {
         });
         let well = failed.is_none();
         let place = self.rows.iter().position(|row| row.case == case && row.tool == tool).unwrap_or_else(|| {
-            let (case, tool, samples) = (case.to_owned(), tool.to_owned(), Vec::new());
-            let (seconds, cpu_seconds, peak_memory) = (0.0, 0.0, 0);
+            let (case, tool) = (case.to_owned(), tool.to_owned());
+            let (samples, loads, seconds, cpu_seconds, peak_memory) = (Vec::new(), Vec::new(), f64::INFINITY, 0.0, 0);
             let (ratio, same_as, failed) = (None, None, None);
-            let row = Row { case, tool, peer, samples, seconds, ratio, cpu_seconds, peak_memory, store, colony, same_as, failed };
+            let row = Row {
+                case,
+                tool,
+                peer,
+                samples,
+                loads,
+                seconds,
+                ratio,
+                cpu_seconds,
+                peak_memory,
+                store,
+                colony,
+                same_as,
+                failed,
+            };
             self.rows.push(row);
             self.rows.len() - 1
         });
         let row = &mut self.rows[place];
         row.samples.push(cost.seconds);
-        row.seconds = median(&row.samples);
-        row.cpu_seconds = cost.cpu_seconds;
+        row.loads.extend(load());
+        if cost.seconds < row.seconds {
+            (row.seconds, row.cpu_seconds) = (cost.seconds, cost.cpu_seconds);
+        }
         row.peak_memory = row.peak_memory.max(cost.peak_memory);
-        (row.store, row.colony, row.failed) = (store, colony, failed);
+        (row.store, row.colony) = (store, colony);
+        row.failed = row.failed.take().or(failed);
         well
     }
 
@@ -151,11 +171,9 @@ fn line(row: &Row) -> String {
     )
 }
 
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
+/// The load of the last minute, where the system tells.
+fn load() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
 /// Three digits and a unit.
