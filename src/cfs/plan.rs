@@ -37,13 +37,13 @@ impl Policy {
     }
 }
 
-/// A file of one side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Side {
+/// A file of one side. Borrowed, because trees are large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Side<'a> {
     /// Bytes.
     pub size: u64,
     /// SHA-256, hex.
-    pub sha256: String,
+    pub sha256: &'a str,
     /// Permission bits; only known locally.
     pub mode: Option<u32>,
 }
@@ -91,7 +91,7 @@ impl Plan {
     }
 }
 
-type Files = BTreeMap<RelPath, Side>;
+type Files<'a> = BTreeMap<&'a RelPath, Side<'a>>;
 
 /// What one file needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,16 +108,16 @@ enum Verdict {
 }
 
 /// Compares. `base` is what was there at the last synchronization; nothing where there was none.
-pub fn plan(local: &Files, remote: &Files, base: &BTreeMap<String, BaseFile>, policy: Policy) -> Plan {
+pub fn plan(local: &Files<'_>, remote: &Files<'_>, base: &BTreeMap<String, BaseFile>, policy: Policy) -> Plan {
     let mut plan = Plan::default();
-    let paths: BTreeSet<&RelPath> = local.keys().chain(remote.keys()).collect();
+    let paths: BTreeSet<&RelPath> = local.keys().chain(remote.keys()).copied().collect();
     for path in paths {
         let (here, there, was) = (local.get(path), remote.get(path), base.get(path.as_str()));
-        let entry = |side: Option<&Side>| Entry { path: path.clone(), size: side.map_or(0, |s| s.size) };
+        let entry = |side: Option<&Side<'_>>| Entry { path: path.clone(), size: side.map_or(0, |s| s.size) };
         match verdict(here, there, was, policy) {
             Verdict::Unchanged => {
                 plan.unchanged += 1;
-                if was.map(|w| &w.sha256) != here.map(|h| &h.sha256) || was.map(|w| w.mode) != here.and_then(|h| h.mode) {
+                if was.map(|w| w.sha256.as_str()) != here.map(|h| h.sha256) || was.map(|w| w.mode) != here.and_then(|h| h.mode) {
                     plan.agree.push(path.clone());
                 }
             }
@@ -139,7 +139,7 @@ pub fn plan(local: &Files, remote: &Files, base: &BTreeMap<String, BaseFile>, po
     plan
 }
 
-fn verdict(here: Option<&Side>, there: Option<&Side>, was: Option<&BaseFile>, policy: Policy) -> Verdict {
+fn verdict(here: Option<&Side<'_>>, there: Option<&Side<'_>>, was: Option<&BaseFile>, policy: Policy) -> Verdict {
     match (here, there) {
         (Some(here), Some(there)) if here.sha256 == there.sha256 => same_content(here, was, policy),
         (Some(here), Some(there)) => differs(here, there, was, policy),
@@ -151,7 +151,7 @@ fn verdict(here: Option<&Side>, there: Option<&Side>, was: Option<&BaseFile>, po
 
 /// Invariant: equal content never travels. The executable bit is content to a run, and is stored with the object: where it was
 /// changed here since both agreed, the file is sent again.
-fn same_content(here: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
+fn same_content(here: &Side<'_>, was: Option<&BaseFile>, policy: Policy) -> Verdict {
     let executable = |mode: u32| mode & 0o111 != 0;
     let changed = match (here.mode, was) {
         (Some(now), Some(was)) => executable(now) != executable(was.mode) && here.size > 0,
@@ -163,7 +163,7 @@ fn same_content(here: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict 
 /// Both sides have it, and differ. Invariant: what only one side changed is brought to the other where the policy lets it
 /// travel that way; where both changed (or nothing is known of before), the policy decides, and no byte that was written
 /// here is lost: it is sent, or kept aside.
-fn differs(here: &Side, there: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
+fn differs(here: &Side<'_>, there: &Side<'_>, was: Option<&BaseFile>, policy: Policy) -> Verdict {
     let only_here_changed = was.is_some_and(|w| w.sha256 == there.sha256);
     let only_there_changed = was.is_some_and(|w| w.sha256 == here.sha256);
     match policy {
@@ -187,7 +187,7 @@ fn differs(here: &Side, there: &Side, was: Option<&BaseFile>, policy: Policy) ->
 
 /// Only here. Invariant: what the base does not know is new and sent; what it knows was removed in the colony, and is removed
 /// here only if it came from there and nobody touched it.
-fn only_here(here: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
+fn only_here(here: &Side<'_>, was: Option<&BaseFile>, policy: Policy) -> Verdict {
     let untouched = was.is_some_and(|w| w.sha256 == here.sha256);
     match policy {
         Policy::Mirror => Verdict::Upload,
@@ -203,7 +203,7 @@ fn only_here(here: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
 
 /// Only in the colony. Invariant: what the base knows unchanged was deleted here, and the deletion is carried over; a newer
 /// revision of it beats the deletion; what the base does not know is somebody else's and never deleted.
-fn only_there(there: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
+fn only_there(there: &Side<'_>, was: Option<&BaseFile>, policy: Policy) -> Verdict {
     let deleted_here = was.is_some_and(|w| w.sha256 == there.sha256);
     match policy {
         Policy::FetchOnly { .. } => Verdict::Download,
@@ -216,13 +216,13 @@ fn only_there(there: &Side, was: Option<&BaseFile>, policy: Policy) -> Verdict {
 }
 
 /// Takes out of the downloads what cannot be written: below a file that stays, or over a folder that stays.
-fn part_clashes(plan: &mut Plan, local: &Files) {
+fn part_clashes(plan: &mut Plan, local: &Files<'_>) {
     if plan.downloads.is_empty() {
         return;
     }
     let leaving: BTreeSet<&RelPath> = plan.remove_local.iter().map(|e| &e.path).collect();
     let stays = |path: &RelPath| local.contains_key(path) && !path.is_folder_marker() && !leaving.contains(path);
-    let folders: BTreeSet<RelPath> = local.keys().filter(|p| stays(p)).flat_map(RelPath::ancestors).collect();
+    let folders: BTreeSet<RelPath> = local.keys().filter(|p| stays(p)).flat_map(|p| p.ancestors()).collect();
     let clashes = |entry: &Entry| {
         !entry.path.is_folder_marker() && folders.contains(&entry.path) || entry.path.ancestors().any(|above| stays(&above))
     };

@@ -178,8 +178,8 @@ impl<'a> Work<'a> {
         let mut base = journal.base(&place, &root)?.unwrap_or_default();
         let confirmed = confirmed_before(cfs, journal, (&place, &root), &local, &remote)?;
         base.files.extend(confirmed.iter().cloned());
-        let here = local.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, Some(f.mode)))).collect();
-        let there = remote.files.iter().map(|(path, f)| (path.clone(), side(f.size, &f.sha256, None))).collect();
+        let here = local.files.iter().map(|(path, f)| (path, side(f.size, &f.sha256, Some(f.mode)))).collect();
+        let there = remote.files.iter().map(|(path, f)| (path, side(f.size, &f.sha256, None))).collect();
         let report = SyncReport {
             plan: plan::plan(&here, &there, &base.files, options.policy),
             problems: local.problems.iter().chain(&remote.problems).cloned().collect(),
@@ -407,9 +407,10 @@ impl<'a> Work<'a> {
     }
 
     fn finish(self) -> SyncReport {
-        let others: BTreeSet<&RelPath> = self.report.plan.foreign.iter().map(|e| &e.path).chain(&self.report.held).collect();
-        let files = self.remote.files.iter().filter(|(path, _)| !others.contains(path));
-        let files = files.map(|(path, file)| (path.clone(), file.clone())).collect();
+        let mut files = self.remote.files;
+        for other in self.report.plan.foreign.iter().map(|e| &e.path).chain(&self.report.held) {
+            files.remove(other);
+        }
         SyncReport { files, tree_digest: digest(&self.local.files), ..self.report }
     }
 }
@@ -432,8 +433,8 @@ fn confirmed_before(
     Ok(confirmed.collect())
 }
 
-fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side {
-    Side { size, sha256: sha256.to_owned(), mode }
+fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side<'_> {
+    Side { size, sha256, mode }
 }
 
 async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> Result<(LocalTree, Rules), Error> {
@@ -512,8 +513,10 @@ fn mark_root(tree: &mut LocalTree, policy: Policy) {
 fn digest(files: &BTreeMap<RelPath, LocalFile>) -> String {
     let mut hasher = Sha256::new();
     for (path, file) in files {
-        let executable = if file.mode & 0o111 == 0 { "-" } else { "x" };
-        hasher.update(format!("{}\0{path}\0{}\0{executable}\n", path.as_str().len(), file.sha256));
+        hasher.update(path.as_str().len().to_string());
+        for part in ["\0", path.as_str(), "\0", &file.sha256, if file.mode & 0o111 == 0 { "\0-\n" } else { "\0x\n" }] {
+            hasher.update(part);
+        }
     }
     hex::encode(hasher.finalize())
 }

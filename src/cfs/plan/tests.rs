@@ -13,8 +13,25 @@ const POLICIES: [Policy; 7] = [
     Policy::SendOnly { keep_local: false },
 ];
 
-fn side(content: u8) -> Side {
-    Side { size: u64::from(content), sha256: content.to_string(), mode: Some(0o644) }
+#[derive(Clone)]
+struct Owned {
+    size: u64,
+    sha256: String,
+    mode: Option<u32>,
+}
+
+type Files = BTreeMap<RelPath, Owned>;
+
+fn borrowed(files: &Files) -> super::Files<'_> {
+    files.iter().map(|(path, f)| (path, Side { size: f.size, sha256: &f.sha256, mode: f.mode })).collect()
+}
+
+fn plan(local: &Files, remote: &Files, base: &BTreeMap<String, BaseFile>, policy: Policy) -> Plan {
+    super::plan(&borrowed(local), &borrowed(remote), base, policy)
+}
+
+fn side(content: u8) -> Owned {
+    Owned { size: u64::from(content), sha256: content.to_string(), mode: Some(0o644) }
 }
 
 fn was(content: u8, fetched: bool) -> BaseFile {
