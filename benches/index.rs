@@ -37,7 +37,53 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     hashing(&mut criterion, ((1u64 << 30) as f64 * scale) as u64);
     trees(&mut criterion, (100_000.0 * scale) as u64);
+    rows(&mut criterion, (1_000_000.0 * scale) as u64);
     criterion.final_summary();
+}
+
+/// A million files in the index: written in batches as a scan does, and read again, beside the same rows in one transaction of
+/// a bare table.
+fn rows(criterion: &mut Criterion, count: u64) {
+    let root = Path::new("/tree");
+    let known = |n: u64| {
+        let stat = index::Stat { size: n, mtime: 1, ctime: 1, inode: n, device: 1 };
+        let digest = pollinator::content::Digest::of(&n.to_le_bytes());
+        (
+            format!("folder-{:04}/file-{n:07}", n / 1000),
+            index::Known { stat, hashed: 1, sha256: hex::encode(digest.0), blake3: digest },
+        )
+    };
+    let files: Vec<_> = (0..count).map(known).collect();
+    let mut group = group(criterion, "a million rows");
+    let fresh = || tempfile::tempdir().unwrap();
+    let written = measure(&mut group, "learned in batches of 1,000", fresh, |folder| {
+        let index = Index::open(folder.path()).unwrap();
+        for batch in files.chunks(1000) {
+            index.learn(root, &index::Learned { files: batch.to_vec(), ..index::Learned::default() });
+        }
+    });
+    let bare = measure(&mut group, "a bare table, one transaction", fresh, |folder| {
+        let mut db = rusqlite::Connection::open(folder.path().join("bare.db")).unwrap();
+        db.pragma_update(None, "journal_mode", "WAL").unwrap();
+        db.execute_batch("CREATE TABLE f (path TEXT PRIMARY KEY, a, b, c, d, e, g, h, i) WITHOUT ROWID").unwrap();
+        let change = db.transaction().unwrap();
+        {
+            let mut put = change.prepare("INSERT INTO f VALUES (?1, ?2, 1, 1, ?2, 1, 1, ?3, ?3)").unwrap();
+            for (path, known) in &files {
+                put.execute(rusqlite::params![path, known.stat.size as i64, known.blake3.0]).unwrap();
+            }
+        }
+        change.commit().unwrap();
+    });
+    ratio("a million rows written, batches / one transaction", written, bare);
+    let full = tempfile::tempdir().unwrap();
+    let index = Index::open(full.path()).unwrap();
+    files
+        .chunks(1000)
+        .for_each(|batch| index.learn(root, &index::Learned { files: batch.to_vec(), ..index::Learned::default() }));
+    let read = measure(&mut group, "all of them read", || (), |()| assert_eq!(index.known(root).len() as u64, count));
+    ratio("a million rows read / written", read, written);
+    group.finish();
 }
 
 /// The least that can be measured: ten samples of one iteration each, where an iteration takes long.

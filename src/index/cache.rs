@@ -49,11 +49,15 @@ const GRAIN: i64 = 2_000_000_000;
 
 /// What is known of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Known {
-    pub(super) stat: Stat,
-    pub(super) hashed: i64,
-    pub(super) sha256: String,
-    pub(super) blake3: Digest,
+pub struct Known {
+    /// What it was when it was read.
+    pub stat: Stat,
+    /// When its reading began, ns since 1970.
+    pub hashed: i64,
+    /// SHA-256 of its bytes, hex.
+    pub sha256: String,
+    /// BLAKE3 of its bytes.
+    pub blake3: Digest,
 }
 
 impl Known {
@@ -97,7 +101,7 @@ impl Index {
     }
 
     /// All that is known below a root. A cache that cannot be read knows nothing; a damaged one is begun anew.
-    pub(super) fn known(&self, root: &Path) -> HashMap<String, Known> {
+    pub fn known(&self, root: &Path) -> HashMap<String, Known> {
         let mut db = self.lock();
         let error = match read(&db, root) {
             Ok(known) => return known,
@@ -122,7 +126,7 @@ impl Index {
     }
 
     /// Takes over what was learned, and forgets what is gone, in one transaction. A cache that cannot be written costs time.
-    pub(super) fn learn(&self, root: &Path, learned: &Learned) {
+    pub fn learn(&self, root: &Path, learned: &Learned) {
         if learned.files.is_empty() && learned.contents.is_empty() && learned.gone.is_empty() {
             return;
         }
@@ -144,11 +148,13 @@ impl Index {
 
 /// What a look at a tree taught.
 #[derive(Debug, Default)]
-pub(super) struct Learned {
-    pub(super) files: Vec<(String, Known)>,
-    /// Those that have chunks.
-    pub(super) contents: Vec<Content>,
-    pub(super) gone: Vec<String>,
+pub struct Learned {
+    /// Files that were read, by their paths below the tree.
+    pub files: Vec<(String, Known)>,
+    /// Their contents, of those that have chunks.
+    pub contents: Vec<Content>,
+    /// Paths that are gone.
+    pub gone: Vec<String>,
 }
 
 fn read(db: &Connection, root: &Path) -> rusqlite::Result<HashMap<String, Known>> {

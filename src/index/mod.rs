@@ -11,6 +11,8 @@ mod scan;
 pub mod survey;
 
 pub use cache::Index;
+pub use cache::Known;
+pub use cache::Learned;
 pub use objects::KnownObject;
 pub use path::BadPath;
 pub use path::RelPath;

@@ -193,9 +193,13 @@ impl<'a> Uploader<'a> {
     /// Brings the bytes into the store; none where the file is not what was looked at. Gives its permission bits, too. An empty
     /// file has no object.
     async fn store(&self, job: &Job, full: &Path, local: &LocalFile, tally: &Tally<'_>) -> Result<Option<(Stored, u32)>, Failed> {
+        let known = self.known_objects(local);
+        if local.size <= CHUNKED_ABOVE && known.is_empty() && !self.rows_by_content.contains_key(&local.sha256) {
+            return self.store_whole(job, full, local.size, tally).await;
+        }
         let Some(mode) = source::mode_if_unchanged(full, local).await? else { return Ok(None) };
         let meta = Metadata::from([(MODE.to_owned(), format!("{mode:o}"))]);
-        if let Some(stored) = self.copy_same(job, full, local, &meta).await? {
+        if let Some(stored) = self.copy_same(job, full, local, known, &meta).await? {
             tally.spared(local.size);
             return Ok(Some((stored, mode)));
         }

@@ -30,12 +30,13 @@ impl Uploader<'_> {
         job: &Job,
         full: &Path,
         local: &LocalFile,
+        known: Vec<KnownObject>,
         meta: &Metadata,
     ) -> Result<Option<Stored>, Failed> {
         if local.size < WORTH_COPYING {
             return Ok(None);
         }
-        for object in self.objects_with(full, local).await? {
+        for object in self.objects_with(full, local, known).await? {
             let from = Pinned { key: &object.key, etag: &object.etag };
             match self.cfs.store.copy_pinned(from, object.size, &job.key, meta).await {
                 Ok(etag) => return Ok(Some(Stored { size: local.size, sha256: local.sha256.clone(), etag })),
@@ -51,11 +52,20 @@ impl Uploader<'_> {
         Ok(None)
     }
 
-    async fn objects_with(&self, full: &Path, local: &LocalFile) -> Result<Vec<KnownObject>, Failed> {
+    /// Objects that are known to hold this content.
+    pub(super) fn known_objects(&self, local: &LocalFile) -> Vec<KnownObject> {
+        if local.size < WORTH_COPYING {
+            return Vec::new();
+        }
         let fresh = self.fresh.lock().unwrap_or_else(PoisonError::into_inner).get(&local.sha256).cloned();
         let mut found: Vec<KnownObject> = fresh.into_iter().collect();
         found.extend(self.index.objects_with(&self.store_place, &local.sha256));
         found.retain(|object| object.size == local.size);
+        found
+    }
+
+    async fn objects_with(&self, full: &Path, local: &LocalFile, known: Vec<KnownObject>) -> Result<Vec<KnownObject>, Failed> {
+        let mut found = known;
         if found.is_empty()
             && let Some(row) = self.rows_by_content.get(&local.sha256).filter(|row| row.size == local.size)
             && let Some(info) = self.cfs.store.head(&row.object).await?
