@@ -75,7 +75,7 @@ impl Store {
         checks.push(wanted(
             "copy only if unchanged",
             self.try_copy_if_match(&parts, &copy).await,
-            "changed files are uploaded whole",
+            "objects are looked at before they are copied from, and their keys are never used twice",
         ));
         checks.push(wanted(
             "conditional write",
