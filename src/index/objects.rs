@@ -34,7 +34,7 @@ CREATE TABLE object (
     etag TEXT NOT NULL,
     PRIMARY KEY (place, key)
 ) WITHOUT ROWID;
-CREATE INDEX object_by_content ON object(place, sha256);
+CREATE INDEX object_by_content ON object(sha256);
 CREATE TABLE trait (                -- what a store is able to do, and how fast it is
     place TEXT NOT NULL,
     name TEXT NOT NULL,
@@ -147,7 +147,7 @@ impl Index {
     /// Objects that hold this content.
     pub fn objects_with(&self, place: &str, sha256: &str) -> Vec<KnownObject> {
         self.ask("objects", |db| {
-            let sql = "SELECT key, sha256, size, etag FROM object WHERE place = ?1 AND sha256 = ?2 LIMIT ?3";
+            let sql = "SELECT key, sha256, size, etag FROM object INDEXED BY object_by_content WHERE place = ?1 AND sha256 = ?2 LIMIT ?3";
             let mut query = db.prepare_cached(sql)?;
             query.query_map(params![place, sha256_bytes(sha256), SAME], object)?.collect()
         })
@@ -166,7 +166,7 @@ impl Index {
         self.ask("similar objects", |db| {
             let mut by_hook = db.prepare_cached(
                 "SELECT DISTINCT h.sha256 FROM hook h WHERE h.hook = ?1
-                 AND EXISTS (SELECT 1 FROM object o WHERE o.place = ?2 AND o.sha256 = h.sha256) LIMIT 64",
+                 AND EXISTS (SELECT 1 FROM object o INDEXED BY object_by_content WHERE o.place = ?2 AND o.sha256 = h.sha256) LIMIT 64",
             )?;
             let mut hits: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
             for hook in hooks(content) {
@@ -177,7 +177,7 @@ impl Index {
             let mut ranked: Vec<_> = hits.into_iter().collect();
             ranked.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
             let mut one =
-                db.prepare_cached("SELECT key, sha256, size, etag FROM object WHERE place = ?1 AND sha256 = ?2 LIMIT 1")?;
+                db.prepare_cached("SELECT key, sha256, size, etag FROM object INDEXED BY object_by_content WHERE place = ?1 AND sha256 = ?2 LIMIT 1")?;
             let best = ranked.iter().take(limit);
             best.map(|(sha256, _)| one.query_row(params![place, sha256], object)).collect()
         })
