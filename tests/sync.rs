@@ -64,7 +64,7 @@ async fn rows_carry_no_keys_and_name_the_server_as_other_clients_do() {
     assert_eq!(format!("{}:{}", object.server, object.port), colony.store.endpoint);
     assert!(object.accesskey.is_empty() && object.secretkey.is_empty());
     let random = object.object.strip_prefix("pollinator/p/").unwrap();
-    assert!(random.len() == 64 && random.bytes().all(|b| b.is_ascii_hexdigit()), "{random}");
+    assert!(random.len() == 32 && random.bytes().all(|b| b.is_ascii_hexdigit()), "{random}");
 }
 
 #[tokio::test]

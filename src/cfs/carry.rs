@@ -167,7 +167,7 @@ impl Work<'_> {
         self.done(Direction::Upload, path, file.size, travelled);
         if !file.object.is_empty() {
             let (key, sha256, size) = (file.object.clone(), file.sha256.clone(), file.size);
-            self.known.push(KnownObject { key, sha256, size, etag });
+            self.known.push(KnownObject { key, sha256, size, etag, mode: Some(mode) });
         }
         let agreed = BaseFile { sha256: file.sha256.clone(), mode, fetched: false };
         self.change.agreed.push((path.to_string(), agreed));

@@ -109,7 +109,7 @@ impl Work<'_> {
         self.done(Direction::Download, &file.path, file.size, fetched.travelled);
         if let Some(etag) = fetched.etag {
             let (key, sha256, size) = (file.object.clone(), file.sha256.clone(), file.size);
-            self.known.push(KnownObject { key, sha256, size, etag });
+            self.known.push(KnownObject { key, sha256, size, etag, mode: None });
         }
         let agreed = BaseFile { sha256: file.sha256, mode: fetched.mode, fetched: true };
         self.change.agreed.push((file.path.to_string(), agreed));

@@ -416,5 +416,6 @@ fn leave_out_empty(value: &mut Value) {
     let Some(fields) = value.as_object_mut() else { return };
     fields.values_mut().for_each(leave_out_empty);
     let zero_time = serde_json::to_value(Time::default()).unwrap_or_default();
-    fields.retain(|_, value| *value != zero_time && *value != Value::from("") && *value != Value::from(0));
+    let empty = [zero_time, Value::from(""), Value::from(0), Value::from(false)];
+    fields.retain(|_, value| !empty.contains(value));
 }

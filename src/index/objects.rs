@@ -32,6 +32,7 @@ CREATE TABLE object (
     sha256 BLOB NOT NULL,
     size INTEGER NOT NULL,
     etag TEXT NOT NULL,
+    mode INTEGER,                   -- permission bits that are stored with it; NULL: not known
     PRIMARY KEY (place, key)
 ) WITHOUT ROWID;
 CREATE INDEX object_by_content ON object(sha256);
@@ -59,6 +60,8 @@ pub struct KnownObject {
     pub size: u64,
     /// Its ETag when its content was known: another one is another content.
     pub etag: String,
+    /// Permission bits that are stored with it, where they are known.
+    pub mode: Option<u32>,
 }
 
 pub(super) fn sha256_bytes(hex_digits: &str) -> Vec<u8> {
@@ -91,7 +94,7 @@ fn hooks(content: &Content) -> impl Iterator<Item = i64> {
 
 fn object(row: &Row<'_>) -> rusqlite::Result<KnownObject> {
     let sha256 = hex::encode(row.get::<_, Vec<u8>>(1)?);
-    Ok(KnownObject { key: row.get(0)?, sha256, size: row.get::<_, i64>(2)? as u64, etag: row.get(3)? })
+    Ok(KnownObject { key: row.get(0)?, sha256, size: row.get::<_, i64>(2)? as u64, etag: row.get(3)?, mode: row.get(4)? })
 }
 
 impl Index {
@@ -130,10 +133,10 @@ impl Index {
             return;
         }
         self.change("objects", |db| {
-            let mut put = db.prepare_cached("INSERT OR REPLACE INTO object VALUES (?1, ?2, ?3, ?4, ?5)")?;
-            objects
-                .iter()
-                .try_for_each(|o| put.execute(params![place, o.key, sha256_bytes(&o.sha256), o.size as i64, o.etag]).map(|_| ()))
+            let mut put = db.prepare_cached("INSERT OR REPLACE INTO object VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
+            objects.iter().try_for_each(|o| {
+                put.execute(params![place, o.key, sha256_bytes(&o.sha256), o.size as i64, o.etag, o.mode]).map(|_| ())
+            })
         });
     }
 
@@ -147,7 +150,7 @@ impl Index {
     /// Objects that hold this content.
     pub fn objects_with(&self, place: &str, sha256: &str) -> Vec<KnownObject> {
         self.ask("objects", |db| {
-            let sql = "SELECT key, sha256, size, etag FROM object INDEXED BY object_by_content WHERE place = ?1 AND sha256 = ?2 LIMIT ?3";
+            let sql = "SELECT key, sha256, size, etag, mode FROM object INDEXED BY object_by_content WHERE place = ?1 AND sha256 = ?2 LIMIT ?3";
             let mut query = db.prepare_cached(sql)?;
             query.query_map(params![place, sha256_bytes(sha256), SAME], object)?.collect()
         })
@@ -156,7 +159,7 @@ impl Index {
     /// The object under this key, where it is known.
     pub fn object(&self, place: &str, key: &str) -> Option<KnownObject> {
         self.ask("object", |db| {
-            let sql = "SELECT key, sha256, size, etag FROM object WHERE place = ?1 AND key = ?2";
+            let sql = "SELECT key, sha256, size, etag, mode FROM object WHERE place = ?1 AND key = ?2";
             db.prepare_cached(sql)?.query_row(params![place, key], object).optional()
         })
     }
@@ -177,7 +180,7 @@ impl Index {
             let mut ranked: Vec<_> = hits.into_iter().collect();
             ranked.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
             let mut one =
-                db.prepare_cached("SELECT key, sha256, size, etag FROM object INDEXED BY object_by_content WHERE place = ?1 AND sha256 = ?2 LIMIT 1")?;
+                db.prepare_cached("SELECT key, sha256, size, etag, mode FROM object INDEXED BY object_by_content WHERE place = ?1 AND sha256 = ?2 LIMIT 1")?;
             let best = ranked.iter().take(limit);
             best.map(|(sha256, _)| one.query_row(params![place, sha256], object)).collect()
         })
@@ -224,7 +227,7 @@ mod tests {
     }
 
     fn known(key: &str, content: &Content) -> KnownObject {
-        KnownObject { key: key.into(), sha256: content.sha256.clone(), size: content.size, etag: "e".into() }
+        KnownObject { key: key.into(), sha256: content.sha256.clone(), size: content.size, etag: "e".into(), mode: None }
     }
 
     #[test]

@@ -224,12 +224,18 @@ impl Store {
         }
     }
 
-    /// Copies an object of `size` bytes on the server if it is still the one that it was, and gives the copy this metadata.
-    /// Gives the copy's ETag.
+    /// Copies an object of `size` bytes on the server if it is still the one that it was. The copy has the metadata `meta`;
+    /// `other` says so where the object itself has something else. Gives the copy's ETag.
     ///
     /// # Errors
     /// [`Error::Changed`] where the object is gone or another one; otherwise as [`Store::copy`].
-    pub async fn copy_pinned(&self, from: Pinned<'_>, size: u64, to_key: &str, meta: &Metadata) -> Result<String, Error> {
+    pub async fn copy_pinned(
+        &self,
+        from: Pinned<'_>,
+        (size, meta): (u64, &Metadata),
+        to_key: &str,
+        other: Option<&Metadata>,
+    ) -> Result<String, Error> {
         check_key(to_key)?;
         if size > COPY_LIMIT {
             let info = ObjectInfo { size, etag: from.etag.to_owned(), metadata: meta.clone() };
@@ -237,12 +243,15 @@ impl Store {
         }
         let scope = self.scope("CopyObject", from.key);
         let request = self.client.copy_object().bucket(self.bucket()).key(to_key);
-        let request = request
-            .copy_source(copy_source(self.bucket(), from.key))
-            .copy_source_if_match(format!("\"{}\"", from.etag))
-            .metadata_directive(MetadataDirective::Replace)
-            .content_type("application/octet-stream")
-            .set_metadata(Some(metadata::to_headers(meta)));
+        let request =
+            request.copy_source(copy_source(self.bucket(), from.key)).copy_source_if_match(format!("\"{}\"", from.etag));
+        let request = match other {
+            Some(meta) => request
+                .metadata_directive(MetadataDirective::Replace)
+                .content_type("application/octet-stream")
+                .set_metadata(Some(metadata::to_headers(meta))),
+            None => request,
+        };
         let reply = request.send().await.map_err(|e| replaced(from.key, scope.sdk(e)))?;
         bare_etag(&scope, reply.copy_object_result().and_then(|r| r.e_tag()))
     }

@@ -177,7 +177,7 @@ impl<'a> Uploader<'a> {
             };
             if let Some((stored, mode)) = self.store(job, &full, &local, &tally).await? {
                 if stored.size > 0 {
-                    self.note_fresh(&job.key, &stored);
+                    self.note_fresh(&job.key, &stored, mode);
                 }
                 drop(turn);
                 let stored = (stored.size > 0).then(|| (job.key.clone(), stored));
@@ -199,7 +199,7 @@ impl<'a> Uploader<'a> {
         }
         let Some(mode) = source::mode_if_unchanged(full, local).await? else { return Ok(None) };
         let meta = Metadata::from([(MODE.to_owned(), format!("{mode:o}"))]);
-        if let Some(stored) = self.copy_same(job, full, local, known, &meta).await? {
+        if let Some(stored) = self.copy_same(job, full, (local, mode), known, &meta).await? {
             tally.spared(local.size);
             return Ok(Some((stored, mode)));
         }
@@ -240,9 +240,14 @@ impl<'a> Uploader<'a> {
         Ok(local)
     }
 
-    fn note_fresh(&self, key: &str, stored: &Stored) {
-        let object =
-            KnownObject { key: key.to_owned(), sha256: stored.sha256.clone(), size: stored.size, etag: stored.etag.clone() };
+    fn note_fresh(&self, key: &str, stored: &Stored, mode: u32) {
+        let object = KnownObject {
+            key: key.to_owned(),
+            sha256: stored.sha256.clone(),
+            size: stored.size,
+            etag: stored.etag.clone(),
+            mode: Some(mode),
+        };
         // Whole at any time.
         self.fresh.lock().unwrap_or_else(PoisonError::into_inner).insert(stored.sha256.clone(), object);
     }

@@ -29,7 +29,7 @@ impl Uploader<'_> {
         &self,
         job: &Job,
         full: &Path,
-        local: &LocalFile,
+        (local, mode): (&LocalFile, u32),
         known: Vec<KnownObject>,
         meta: &Metadata,
     ) -> Result<Option<Stored>, Failed> {
@@ -38,7 +38,9 @@ impl Uploader<'_> {
         }
         for object in self.objects_with(full, local, known).await? {
             let from = Pinned { key: &object.key, etag: &object.etag };
-            match self.cfs.store.copy_pinned(from, object.size, &job.key, meta).await {
+            // What is stored with it serves again, where it is the same.
+            let other = (object.mode != Some(mode)).then_some(meta);
+            match self.cfs.store.copy_pinned(from, (object.size, meta), &job.key, other).await {
                 Ok(etag) => return Ok(Some(Stored { size: local.size, sha256: local.sha256.clone(), etag })),
                 Err(store::Error::Changed { .. }) => self.index.forget_object(&self.store_place, &object.key),
                 // Whatever it is that the server does not like about copies: the bytes can be sent.
@@ -73,7 +75,13 @@ impl Uploader<'_> {
             && is_md5(&info.etag)
             && md5_of(full).await? == info.etag
         {
-            found.push(KnownObject { key: row.object.clone(), sha256: local.sha256.clone(), size: info.size, etag: info.etag });
+            found.push(KnownObject {
+                key: row.object.clone(),
+                sha256: local.sha256.clone(),
+                size: info.size,
+                etag: info.etag,
+                mode: None,
+            });
         }
         Ok(found)
     }
