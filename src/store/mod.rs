@@ -7,11 +7,14 @@
 mod download;
 mod error;
 mod http;
+mod inventory;
 mod metadata;
 mod probe;
 mod upload;
 
 pub use error::Error;
+pub use inventory::Found;
+pub use inventory::Unfinished;
 pub use probe::Check;
 
 use crate::config::StoreAccess;
