@@ -1,8 +1,10 @@
 //! CFS, the meta-filesystem of a colony: rows in the Colonies server, bytes in the object store.
 //!
-//! [`plan`] compares three trees and is pure; [`sync()`] carries a plan out; [`snapshot()`] freezes a tree for a run.
+//! [`plan`] compares three trees and is pure; [`sync()`] carries a plan out; [`snapshot()`] freezes a tree for a run;
+//! [`reclaim()`] removes what nothing needs any more.
 
 mod carry;
+mod claim;
 mod download;
 mod error;
 mod fetch;
@@ -10,6 +12,7 @@ pub mod labels;
 mod list;
 mod place;
 pub mod plan;
+mod reclaim;
 mod snapshot;
 mod sync;
 mod upload;
@@ -21,6 +24,10 @@ pub use list::RemoteFile;
 pub use list::RemoteTree;
 pub use plan::Plan;
 pub use plan::Policy;
+pub use reclaim::ReclaimOptions;
+pub use reclaim::Reclaimed;
+pub use reclaim::Removed;
+pub use reclaim::reclaim;
 pub use snapshot::snapshot;
 pub use sync::SyncOptions;
 pub use sync::SyncReport;
