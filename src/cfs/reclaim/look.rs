@@ -134,18 +134,10 @@ impl View<'_> {
 
     /// The project's labels, with the number of revisions in each.
     async fn labels(&self) -> Result<BTreeMap<String, i64>, Error> {
-        let mut all = BTreeMap::new();
-        // Other clients may have left out the first slash. Both texts are patterns to the server, in which a backslash takes
-        // the next character's meaning away: so it is asked for what stands before it, which finds more and never less.
-        for root in [self.root, self.root.trim_start_matches('/')] {
-            let pattern = root.split('\\').next().unwrap_or_default();
-            for label in self.cfs.client.labels(pattern).await? {
-                if is_of(self.prefix, &label.name) {
-                    all.insert(label.name, label.files);
-                }
-            }
-        }
-        Ok(all)
+        // All labels of the colony are asked for: to the server a text is a pattern, and it must not overlook one of ours.
+        // Other clients may have left out the first slash.
+        let all = self.cfs.client.labels("").await?;
+        Ok(all.into_iter().filter(|label| is_of(self.prefix, &label.name)).map(|label| (label.name, label.files)).collect())
     }
 
     async fn list(&self, labels: Vec<String>) -> Result<BTreeMap<String, Listed>, Error> {
