@@ -347,9 +347,9 @@ fn the_command_says_what_it_does() {
     let young = lab.run_in(&project, ["gc"]).expect_code(0);
     assert_eq!(young.stdout, "nothing to remove\n");
     let told = lab.run_in(&project, ["gc", "--older-than", "0s", "--dry-run", "-v"]).expect_code(0).stdout;
-    assert!(told.contains("1 replaced revisions\n") && told.contains("- /pollinator/p/data/a ("), "{told}");
-    assert!(told.contains("1 objects  1 B\n") && told.ends_with("this would be removed; nothing was\n"), "{told}");
-    assert!(told.contains("0 snapshots\n"), "{told}");
+    assert!(told.contains("replaced revisions: 1\n") && told.contains("- /pollinator/p/data/a ("), "{told}");
+    assert!(told.contains("\nobjects: 1 (1 B)\n") && told.ends_with("this would be removed; nothing was\n"), "{told}");
+    assert!(told.starts_with("snapshots: 0\n"), "{told}");
     let done = lab.run_in(&project, ["gc", "--older-than", "0s", "--keep", "0", "--json"]).expect_code(0).json();
     assert_eq!(done["snapshots"].as_array().unwrap().len(), 1);
     assert_eq!((&done["dry_run"], &done["objects"][0]["bytes"]), (&false.into(), &1.into()));

@@ -174,3 +174,25 @@ pub(super) async fn needed_files(cfs: &Cfs, root: &str) -> Result<Needed, Error>
     }
     Ok(needed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::colonies::time::Time;
+
+    #[test]
+    fn what_is_about_to_be_used_is_far_younger_than_what_gc_removes() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let made = |text: &str| Snapshot { added: Time::parse(text).unwrap(), ..Snapshot::default() };
+        // Also one from a server whose clock is ahead of ours.
+        for young in ["2026-11-23T00:00:00Z", "2026-11-23T12:10:00Z"] {
+            assert!(serves(&made(young), now), "{young}");
+        }
+        for old in ["2026-11-22T23:59:59Z", ""] {
+            assert!(!serves(&made(old), now), "{old}");
+        }
+        let label = |text: &str| own_label("/pollinator/p/src", "0123456789abcdef0", text.parse().unwrap());
+        assert_eq!(label("1970-01-01T11:59:59Z"), "/pollinator/p/runs/0123456789abcdef-0/src");
+        assert_ne!(label("2026-11-23T11:59:59Z"), label("2026-11-23T12:00:00Z"));
+    }
+}

@@ -66,10 +66,10 @@ fn show(context: &Context, report: &Reclaimed) {
     }
     for (kind, removed) in kinds {
         let bytes: u64 = removed.iter().map(|one| one.bytes).sum();
-        let size = if bytes > 0 { format!("  {}", sizes::human(bytes)) } else { String::new() };
-        context.print(&format!("{:>8} {kind}{size}", removed.len()));
+        let size = if bytes > 0 { format!(" ({})", sizes::human(bytes)) } else { String::new() };
+        context.print(&format!("{kind}: {}{size}", removed.len()));
         if context.verbose() {
-            removed.iter().for_each(|one| context.print(&format!("         - {}", one.name)));
+            removed.iter().for_each(|one| context.print(&format!("- {}", one.name)));
         }
     }
     if report.dry_run {
