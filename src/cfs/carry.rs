@@ -2,6 +2,7 @@
 //! is remembered, so that whatever cuts this off costs no finished file.
 
 use super::Error;
+use super::claim;
 use super::download::blocking;
 use super::labels;
 use super::place;
@@ -76,7 +77,7 @@ impl Work<'_> {
             return Ok(());
         }
         if direction == Direction::Upload && entries.iter().any(|entry| entry.size > 0) {
-            self.cfs.store.ensure_bucket().await?;
+            claim::claim(self.cfs, &self.options.label).await?;
         }
         let tree = self.options.tree;
         let markers = entries.iter().filter(|entry| entry.path.is_folder_marker()).count() as u64;

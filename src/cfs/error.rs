@@ -73,6 +73,14 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The colony knows no file of a project whose objects are to be removed.
+    #[error("the colony has no file of {root}, but the store holds {objects} objects of it; nothing was removed")]
+    NothingRegistered {
+        /// Root of the project's labels.
+        root: String,
+        /// How many would go.
+        objects: usize,
+    },
     /// A snapshot that holds something else than the tree.
     #[error("the snapshot of {label} holds {found} files instead of {expected}: somebody else changes it at the same time")]
     WrongSnapshot {
@@ -118,6 +126,9 @@ impl Error {
                 Some("is a disk not mounted? If it is on purpose, give --allow-deletes".into())
             }
             Error::ManyDeletions { .. } => Some("`pollinator diff` shows them; --allow-deletes carries them out".into()),
+            Error::NothingRegistered { .. } => Some(
+                "was the colony's database lost or restored? If the project was removed on purpose, give --allow-deletes".into(),
+            ),
             Error::NoSpace { .. } => Some("make room and try again; what was fetched stays".into()),
             _ => None,
         }

@@ -1,8 +1,10 @@
 //! CFS, the meta-filesystem of a colony: rows in the Colonies server, bytes in the object store.
 //!
-//! [`plan`] compares three trees and is pure; [`sync()`] carries a plan out; [`snapshot()`] freezes a tree for a run.
+//! [`plan`] compares three trees and is pure; [`sync()`] carries a plan out; [`snapshot()`] freezes a tree for a run;
+//! [`reclaim()`] removes what nothing needs any more.
 
 mod carry;
+mod claim;
 mod download;
 mod error;
 mod failed;
@@ -14,6 +16,7 @@ mod large;
 mod list;
 mod place;
 pub mod plan;
+mod reclaim;
 mod snapshot;
 mod sync;
 mod unfinished;
@@ -27,11 +30,17 @@ pub use list::RemoteFile;
 pub use list::RemoteTree;
 pub use plan::Plan;
 pub use plan::Policy;
+pub use reclaim::ReclaimOptions;
+pub use reclaim::Reclaimed;
+pub use reclaim::Removed;
+pub use reclaim::reclaim;
 pub use snapshot::snapshot;
 pub use sync::SyncOptions;
 pub use sync::SyncReport;
 pub use sync::sync;
 pub use sync::was_synchronized;
+pub use upload::forget_objects;
+pub use upload::keys_under_way;
 pub use upload::note_part_copy;
 pub use verify::VerifyReport;
 pub use verify::verify;

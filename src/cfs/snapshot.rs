@@ -8,6 +8,7 @@
 use super::Cfs;
 use super::Error;
 use super::SyncReport;
+use super::claim;
 use super::labels;
 use super::list::RemoteFile;
 use super::upload::fatal;
@@ -19,10 +20,14 @@ use crate::colonies::Snapshot;
 use crate::index::RelPath;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
+use jiff::Timestamp;
 use std::collections::BTreeSet;
 
 /// Copies under way at once.
 const AT_ONCE: usize = 8;
+/// For so long (seconds) a snapshot serves again, and a frozen tree is added to: a week. `gc` on another machine removes what is
+/// twice as old, and cannot see that somebody is about to use it.
+pub(super) const SERVES: i64 = 7 * 24 * 3600;
 /// Most processes of one state that the server lists.
 const LISTED: u32 = 100;
 
@@ -44,7 +49,7 @@ pub async fn snapshot(cfs: &Cfs, label: &str, report: &SyncReport, earlier: Opti
         tracing::debug!(label, expected, found = count(&snapshot), "the snapshot is not the tree; a label of its own is made");
         cfs.client.remove_snapshot(&snapshot.snapshotid).await?;
     }
-    let own = own_label(label, &report.tree_digest);
+    let own = own_label(label, &report.tree_digest, Timestamp::now());
     fill(cfs, &own, report).await?;
     let snapshot = cfs.client.create_snapshot(&own, &name(report)?).await?;
     match count(&snapshot) {
@@ -64,9 +69,14 @@ fn count(snapshot: &Snapshot) -> usize {
     snapshot.fileids.as_ref().map_or(0, Vec::len)
 }
 
+/// Whether a snapshot is young enough to be used again.
+fn serves(snapshot: &Snapshot, now: Timestamp) -> bool {
+    snapshot.added.get().is_some_and(|added| now.as_second() - added.as_second() <= SERVES)
+}
+
 async fn still_there(cfs: &Cfs, id: &str, expected: usize) -> Result<Option<Snapshot>, Error> {
     match cfs.client.snapshot(id).await {
-        Ok(snapshot) if count(&snapshot) == expected => Ok(Some(snapshot)),
+        Ok(snapshot) if count(&snapshot) == expected && serves(&snapshot, Timestamp::now()) => Ok(Some(snapshot)),
         Ok(_) => Ok(None),
         Err(error) if error.is_unreachable() => Err(error.into()),
         // The server answers an unknown snapshot with 500 and words of its database.
@@ -89,15 +99,19 @@ fn short(digest: &str) -> &str {
     &digest[..digest.len().min(16)]
 }
 
-/// Where a tree stands alone: `/pollinator/<project>/runs/<digest>/src`.
-fn own_label(label: &str, digest: &str) -> String {
+/// Where a tree stands alone: `/pollinator/<project>/runs/<digest>-<week>/src`. Nothing is added to it when that time is
+/// over.
+fn own_label(label: &str, digest: &str, now: Timestamp) -> String {
     let (project, tree) = label.rsplit_once('/').unwrap_or((label, "src"));
-    format!("{project}/runs/{}/{tree}", short(digest))
+    format!("{project}/runs/{}-{}/{tree}", short(digest), now.as_second() / SERVES)
 }
 
 /// Makes a label hold exactly this tree, by copies inside the store. What is there already from an earlier run stays.
 async fn fill(cfs: &Cfs, own: &str, report: &SyncReport) -> Result<(), Error> {
     let there = cfs.list(own).await?;
+    if report.files.values().any(|f| f.size > 0) {
+        claim::claim(cfs, own).await?;
+    }
     let missing = report.files.values().filter(|f| there.files.get(&f.path).is_none_or(|t| t.sha256 != f.sha256));
     let copy = |file: RemoteFile| async move {
         let object = if file.size == 0 {
@@ -152,4 +166,26 @@ pub(super) async fn needed_files(cfs: &Cfs, root: &str) -> Result<Needed, Error>
         }
     }
     Ok(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::colonies::time::Time;
+
+    #[test]
+    fn what_is_about_to_be_used_is_far_younger_than_what_gc_removes() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().unwrap();
+        let made = |text: &str| Snapshot { added: Time::parse(text).unwrap(), ..Snapshot::default() };
+        // Also one from a server whose clock is ahead of ours.
+        for young in ["2026-11-16T12:00:00Z", "2026-11-23T12:10:00Z"] {
+            assert!(serves(&made(young), now), "{young}");
+        }
+        for old in ["2026-11-16T11:59:59Z", ""] {
+            assert!(!serves(&made(old), now), "{old}");
+        }
+        let label = |text: &str| own_label("/pollinator/p/src", "0123456789abcdef0", text.parse().unwrap());
+        assert_eq!(label("1970-01-07T23:59:59Z"), "/pollinator/p/runs/0123456789abcdef-0/src");
+        assert_ne!(label("1970-01-07T23:59:59Z"), label("1970-01-08T00:00:00Z"));
+    }
 }

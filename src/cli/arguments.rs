@@ -68,6 +68,8 @@ pub enum Command {
     Executors(commands::executors::Args),
     /// Print the function specification as JSON
     Funcspec(commands::funcspec::Args),
+    /// Remove what the project no longer needs in the colony: old snapshots, revisions, objects
+    Gc(commands::gc::Args),
     /// Try each thing that a run needs
     Doctor(commands::doctor::Args),
     /// Say whether files are left out, and by which rule

@@ -142,8 +142,14 @@ impl Index {
 
     /// Forgets an object that is gone or has become another one.
     pub fn forget_object(&self, place: &str, key: &str) {
+        self.forget_objects(place, std::iter::once(key));
+    }
+
+    /// Forgets objects that are gone.
+    pub fn forget_objects<'k>(&self, place: &str, mut keys: impl Iterator<Item = &'k str>) {
         self.change("objects", |db| {
-            db.prepare_cached("DELETE FROM object WHERE place = ?1 AND key = ?2")?.execute(params![place, key]).map(|_| ())
+            let mut drop = db.prepare_cached("DELETE FROM object WHERE place = ?1 AND key = ?2")?;
+            keys.try_for_each(|key| drop.execute(params![place, key]).map(|_| ()))
         });
     }
 

@@ -7,6 +7,7 @@ pub mod error;
 pub mod follow;
 pub mod history;
 pub mod provenance;
+pub mod reclaim;
 pub mod results;
 pub mod spec;
 pub mod submission;

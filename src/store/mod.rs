@@ -7,6 +7,7 @@
 mod download;
 mod error;
 mod http;
+mod inventory;
 mod metadata;
 mod multipart;
 mod pace;
@@ -15,6 +16,8 @@ mod ranged;
 mod upload;
 
 pub use error::Error;
+pub use inventory::Found;
+pub use inventory::Unfinished;
 pub use multipart::ListedPart;
 pub use multipart::Pinned;
 pub use multipart::SentPart;

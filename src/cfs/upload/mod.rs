@@ -34,6 +34,7 @@ use crate::store::Metadata;
 use crate::store::PART;
 use crate::store::Stored;
 use source::Look;
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -121,6 +122,21 @@ pub(super) fn store_place(cfs: &Cfs) -> String {
 /// A tree as the journal names it for its uploads: with the store, because objects of another one cannot be taken up there.
 pub(super) fn place_of_uploads(cfs: &Cfs, place: &str) -> String {
     format!("{}|{place}", store_place(cfs))
+}
+
+/// Keys of objects that uploads to this store are still to finish, from folders that are there.
+///
+/// # Errors
+/// Those of the journal.
+pub fn keys_under_way(cfs: &Cfs, journal: &Journal) -> Result<BTreeSet<String>, Error> {
+    let keys = journal.keys_under_way(&place_of_uploads(cfs, ""))?;
+    Ok(keys.into_iter().filter(|(_, folder)| folder.is_dir()).map(|(key, _)| key).collect())
+}
+
+/// Forgets objects that were removed, and contents that nothing has any more.
+pub fn forget_objects<'k>(cfs: &Cfs, index: &Index, keys: impl Iterator<Item = &'k str>) {
+    index.forget_objects(&store_place(cfs), keys);
+    index.forget_unused_contents();
 }
 
 impl<'a> Uploader<'a> {

@@ -8,6 +8,7 @@ pub mod diff;
 pub mod doctor;
 pub mod executors;
 pub mod funcspec;
+pub mod gc;
 pub mod ignored;
 pub mod logs;
 pub mod man;
@@ -40,6 +41,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Results(args) => results::run(context, args).await,
         Command::Executors(args) => executors::run(context, args).await,
         Command::Funcspec(args) => funcspec::run(context, args).await,
+        Command::Gc(args) => gc::run(context, args).await,
         Command::Doctor(args) => doctor::run(context, args).await,
         Command::Ignored(args) => ignored::run(context, args),
         Command::Config(args) => config::run(context, args),

@@ -112,7 +112,7 @@ fn like(db: &Connection, colony: &str, pattern: &str) -> Result<Vec<Label>, Refu
     let mut rows = db.prepare_cached(sql)?;
     let rows = rows.query_map(params![colony, pattern], |r| Ok(Label { name: r.get(0)?, files: r.get(1)? }))?;
     // LIKE takes no notice of case; labels do.
-    let prefix = pattern.trim_end_matches('%').replace("\\%", "%").replace("\\_", "_").replace("\\\\", "\\");
+    let prefix = pattern.strip_suffix('%').unwrap_or(pattern).replace("\\%", "%").replace("\\_", "_").replace("\\\\", "\\");
     let all: Vec<Label> = rows.collect::<Result<_, _>>()?;
     Ok(all.into_iter().filter(|label| label.name.starts_with(&prefix)).collect())
 }

@@ -1,0 +1,108 @@
+//! `pollinator gc`: removes what the project no longer needs in the colony.
+
+use crate::cfs::Reclaimed;
+use crate::cfs::Removed;
+use crate::cli::CliError;
+use crate::cli::Context;
+use crate::cli::render::sizes;
+use crate::run::reclaim;
+use jiff::SignedDuration;
+
+/// Arguments of `pollinator gc`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Show what would be removed, and remove nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Remove only what is older: 90m, 24h, 7d. Less than 24h is safe only while no other machine works on the project
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub older_than: SignedDuration,
+    /// How many of the newest snapshots stay in any case
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub keep: usize,
+    /// Go on where the colony knows no file of the project, though the store holds objects of it
+    #[arg(long)]
+    pub allow_deletes: bool,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let project = context.project()?;
+    let connection = context.connect().await?;
+    let options = reclaim::Options {
+        older_than: args.older_than,
+        keep: args.keep,
+        allow_deletes: args.allow_deletes,
+        dry_run: args.dry_run,
+    };
+    let events = context.events();
+    let report = context.interruptible(reclaim::reclaim(&connection, &project, &options, &events)).await??;
+    if context.json() {
+        context.print_json(&report)?;
+    } else {
+        show(context, &report);
+    }
+    report.notes.iter().for_each(|note| context.warn(note));
+    match report.problems.len() {
+        0 => Ok(()),
+        n => {
+            let mut error = CliError::failed(format!("{n} of these could not be looked at or removed; everything else was"));
+            error.details = report.problems.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+            Err(error)
+        }
+    }
+}
+
+fn show(context: &Context, report: &Reclaimed) {
+    let kinds: [(&str, &[Removed]); 5] = [
+        ("snapshots", &report.snapshots),
+        ("replaced revisions", &report.revisions),
+        ("files of frozen trees", &report.frozen),
+        ("objects", &report.objects),
+        ("unfinished uploads", &report.uploads),
+    ];
+    if kinds.iter().all(|(_, removed)| removed.is_empty()) {
+        return context.print("nothing to remove");
+    }
+    for (kind, removed) in kinds {
+        let bytes: u64 = removed.iter().map(|one| one.bytes).sum();
+        let size = if bytes > 0 { format!(" ({})", sizes::human(bytes)) } else { String::new() };
+        context.print(&format!("{kind}: {}{size}", removed.len()));
+        if context.verbose() {
+            removed.iter().for_each(|one| context.print(&format!("- {}", one.name)));
+        }
+    }
+    if report.dry_run {
+        context.print("this would be removed; nothing was");
+    }
+}
+
+/// A whole number with a unit: seconds, minutes, hours, days or weeks.
+fn duration(text: &str) -> Result<SignedDuration, String> {
+    let wanted = || format!("{text:?} is no duration: give a whole number and a unit, such as 90m, 24h or 7d");
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "w" => 7 * 24 * 3600,
+        _ => return Err(wanted()),
+    };
+    let number: i64 = number.parse().map_err(|_| wanted())?;
+    number.checked_mul(seconds).map(SignedDuration::from_secs).ok_or_else(wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_number_and_a_unit() {
+        let read = |text: &str| duration(text).unwrap().as_secs();
+        assert_eq!([read("0s"), read("90m"), read("24h"), read("7d"), read("2w")], [0, 5400, 86400, 604_800, 1_209_600]);
+        for bad in ["", "24", "h", "-1h", "1.5h", "1 h", "1y", "99999999999999999999s", "9223372036854775807w"] {
+            assert!(duration(bad).unwrap_err().contains("no duration"), "{bad}");
+        }
+    }
+}
