@@ -13,7 +13,7 @@
 //! lie as far left as possible. A cut that can move left without cost would have; one that can move right and save bytes
 //! would have, too. What is left is a cut at the beginning or end of a run, one that lies the smallest part size from one of
 //! those, and one that lies the smallest part size behind another cut, close to the beginning or the end of a run. Only those
-//! are looked at. (In chains of the last sort the number of cuts is bounded by [`MOST_CUTS`]; beyond it the plan is legal and
+//! are looked at. (In chains of the last sort the number of cuts is bounded by `MOST_CUTS`; beyond it the plan is legal and
 //! may cost a little more.)
 
 use std::collections::BTreeSet;

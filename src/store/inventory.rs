@@ -108,19 +108,6 @@ impl Store {
             marker = next;
         }
     }
-
-    /// Gives an unfinished upload up: its parts are removed. It is no error if it is not there.
-    ///
-    /// # Errors
-    /// Any of the transport; [`Error::Refused`].
-    pub async fn give_up(&self, upload: &Unfinished) -> Result<(), Error> {
-        let request = self.client.abort_multipart_upload().bucket(self.bucket()).key(&upload.key).upload_id(&upload.id);
-        match request.send().await.map_err(|e| self.scope("AbortMultipartUpload", &upload.key).sdk(e)) {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
 }
 
 fn time_of(scope: &Scope<'_>, time: Option<&DateTime>) -> Result<Timestamp, Error> {

@@ -151,18 +151,6 @@ impl Store {
         }
     }
 
-    /// Ids of unfinished uploads to exactly this key.
-    ///
-    /// # Errors
-    /// As [`Store::begin_upload`].
-    pub async fn uploads_of(&self, key: &str) -> Result<Vec<String>, Error> {
-        let scope = self.scope("ListMultipartUploads", key);
-        let request = self.client.list_multipart_uploads().bucket(self.bucket()).prefix(key);
-        let reply = request.send().await.map_err(|e| scope.sdk(e))?;
-        let ours = reply.uploads().iter().filter(|upload| upload.key() == Some(key));
-        Ok(ours.filter_map(|upload| upload.upload_id().map(str::to_owned)).collect())
-    }
-
     /// Joins parts, which are ordered by their numbers; gives the object's ETag. An answer that got lost is made up for.
     ///
     /// # Errors

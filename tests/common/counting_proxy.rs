@@ -10,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 #[derive(Default)]
 struct Counts {
@@ -18,6 +19,7 @@ struct Counts {
     connections: AtomicU64,
     /// Bytes up after which everything is cut; negative: never.
     cut_after: AtomicI64,
+    moved: Notify,
 }
 
 pub struct CountingProxy {
@@ -58,6 +60,18 @@ impl CountingProxy {
         self.counts.cut_after.store(bytes as i64, Ordering::SeqCst);
     }
 
+    /// Waits until so many bytes have gone to the server since the last call of [`CountingProxy::sent`].
+    pub async fn reached(&self, bytes: u64) {
+        loop {
+            // Registered before looking.
+            let moved = self.counts.moved.notified();
+            if self.counts.up.load(Ordering::SeqCst) >= bytes {
+                return;
+            }
+            moved.await;
+        }
+    }
+
     /// Lets everything through again.
     pub fn mend(&self) {
         self.counts.cut_after.store(-1, Ordering::SeqCst);
@@ -91,6 +105,7 @@ async fn pass(client: TcpStream, target: &str, counts: &Arc<Counts>) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
         counts.up.fetch_add(count as u64, Ordering::SeqCst);
+        counts.moved.notify_waiters();
         if counts.is_cut() {
             down.abort();
             return;

@@ -209,7 +209,7 @@ impl Work<'_> {
         let remove = async |object: &Found| Ok(store.delete(&object.key).await?);
         let gone = self.each(going, |object| object.key.clone(), remove).await?;
         self.report.objects = gone.into_iter().map(|object| Removed { name: object.key, bytes: object.size }).collect();
-        let remove = async |upload: &Unfinished| Ok(store.give_up(upload).await?);
+        let remove = async |upload: &Unfinished| Ok(store.abort_upload(&upload.key, &upload.id).await?);
         let gone = self.each(rest.unfinished, |upload| upload.key.clone(), remove).await?;
         self.report.uploads = gone.into_iter().map(|upload| Removed { name: upload.key, bytes: 0 }).collect();
         let report = &mut self.report;

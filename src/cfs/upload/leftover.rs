@@ -121,8 +121,8 @@ async fn end_multipart(cfs: &Cfs, upload: &OpenUpload) -> Result<(), Failed> {
     let may_be_multipart = upload.part_of.is_some() || upload.size > CHUNKED_ABOVE;
     let ids = match &upload.upload_id {
         Some(id) => vec![id.clone()],
-        None if may_be_multipart => match cfs.store.uploads_of(&upload.key).await {
-            Ok(ids) => ids,
+        None if may_be_multipart => match cfs.store.unfinished(&upload.key).await {
+            Ok(found) => found.into_iter().filter(|u| u.key == upload.key).map(|u| u.id).collect(),
             // Some servers cannot tell; then there is nothing that could be done.
             Err(error @ store::Error::Refused { status: 400 | 403 | 405 | 501, .. }) => {
                 tracing::debug!(%error, key = upload.key, "unfinished uploads cannot be listed");
