@@ -365,7 +365,6 @@ fn runs_and_gc_at_the_same_time_do_not_harm_each_other() {
     const RUNS: usize = 6;
     let lab = Lab::new();
     let project = lab.project("p", "");
-    lab.run(["colony", "start"]).expect_code(0);
     let over = AtomicBool::new(false);
     let rounds = std::thread::scope(|scope| {
         let cleaner = scope.spawn(|| {
