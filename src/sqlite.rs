@@ -4,6 +4,12 @@ use rusqlite::Connection;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::time::Instant;
+
+/// How long others may keep a database busy.
+const BUSY: Duration = Duration::from_secs(20);
+/// How long to wait before a busy database is asked again where SQLite itself does not wait.
+const BUSY_STEP: Duration = Duration::from_millis(5);
 
 /// How much a database may lose when the machine loses power.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +88,17 @@ pub fn open(path: &Path, durability: Durability, migrations: &[&str]) -> Result<
 }
 
 fn configure(db: &Connection, path: &Path, durability: Durability) -> rusqlite::Result<()> {
-    db.busy_timeout(Duration::from_secs(20))?;
+    db.busy_timeout(BUSY)?;
     let mode = if on_shared_file_system(path) { "TRUNCATE" } else { "WAL" };
-    db.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(()))?;
+    let end = Instant::now() + BUSY;
+    // Two that open a new database at once both want to change its mode. SQLite refuses one of them at once, whatever the
+    // timeout says.
+    while let Err(error) = db.query_row(&format!("PRAGMA journal_mode={mode}"), [], |_| Ok(())) {
+        if error.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseBusy) || Instant::now() >= end {
+            return Err(error);
+        }
+        std::thread::sleep(BUSY_STEP);
+    }
     let level = match durability {
         Durability::Full => "FULL",
         Durability::Cache => "NORMAL",
@@ -165,6 +179,19 @@ mod tests {
         drop(db);
         let refused = open(&path, Durability::Full, &one).unwrap_err();
         assert!(matches!(refused, Error::Newer { found: 2, known: 1, .. }), "{refused}");
+    }
+
+    #[test]
+    fn many_may_make_a_database_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..40 {
+            let path = folder.path().join(format!("{round}.db"));
+            std::thread::scope(|scope| {
+                let open = || open(&path, Durability::Cache, &["CREATE TABLE t(x)"]).map(drop);
+                let all: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+                all.into_iter().for_each(|one| one.join().unwrap().unwrap());
+            });
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+mod chaos;
 #[path = "common/cleaning.rs"]
 mod cleaning;
 mod lab;
@@ -29,7 +30,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Stdio;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// How many random histories are lived through, and how long they are.
 const HISTORIES: u64 = 4;
@@ -275,6 +278,43 @@ async fn one_object_that_cannot_be_removed_is_listed_and_blocks_no_other() {
     assert_eq!(names(&report.objects), [kept].into());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_machines_bring_and_clean_up_meanwhile_is_safe() {
+    // Far more than it takes to store and register a file, and not too much to wait for.
+    let old = ReclaimOptions { older_than: jiff::SignedDuration::from_secs(8), ..options("p") };
+    let colony = Colony::start().await;
+    let (here, there) = (colony.side("here"), colony.side("there"));
+    let removed = AtomicUsize::new(0);
+    let enough = || removed.load(Ordering::SeqCst) > 60;
+    let end = Instant::now() + lab::PATIENCE;
+    let cleaning = async || {
+        while !enough() {
+            assert!(Instant::now() < end, "only {removed:?} objects went");
+            let report = clean(&here.cfs, &old).await;
+            assert!(report.problems.is_empty(), "{report:?}");
+            removed.fetch_add(report.objects.len(), Ordering::SeqCst);
+        }
+    };
+    let working = async || {
+        let mut number = 0;
+        while !enough() {
+            number += 1;
+            for name in ["a", "b", "sub/c"] {
+                there.write(Tree::Src, name, format!("{number} {name}"));
+            }
+            let report = there.sync(Tree::Src).await;
+            let snapshot = cfs::snapshot(&there.cfs, &there.label(Tree::Src), &report, None).await.unwrap();
+            let process = cleaning::submit(&there, &snapshot).await;
+            let tree = there.cfs.snapshot_tree(&snapshot.snapshotid, &snapshot.label).await.unwrap();
+            assert!(tree.problems.is_empty() && tree.files.len() == 3, "{tree:?}");
+            assert_eq!(there.verified(Tree::Src).await.len(), 3);
+            there.cfs.client.cancel(&process.processid).await.unwrap();
+        }
+    };
+    tokio::join!(cleaning(), cleaning(), working());
+    assert_eq!(there.verified(Tree::Src).await.len(), 3);
+}
+
 #[test]
 fn a_run_that_is_under_way_ends_well_and_the_next_one_too() {
     let lab = Lab::new();
@@ -296,13 +336,28 @@ fn a_run_that_is_under_way_ends_well_and_the_next_one_too() {
     lab.run_in(&project, ["sync"]).expect_code(0);
     let report = lab.run_in(&project, ["gc", "--older-than", "0s", "--keep", "0", "--json"]).expect_code(0).json();
     assert_eq!(report["snapshots"].as_array().unwrap().len(), 0, "{report}");
+    // What has no row may be about to get it from the executor.
+    let (cfs, stray) = (chaos::Colony::of(&lab).cfs(), hex_key("p", 'a'));
+    chaos::wait_for(put(&cfs, &stray));
+    let report = lab.run_in(&project, ["gc", "--older-than", "0s", "--json"]).expect_code(0).json();
+    assert_eq!(report["objects"].as_array().unwrap().len(), 0, "{report}");
     fs::write(&go, "").unwrap();
     lab::wait(running).expect_code(0);
     assert_eq!(fs::read_to_string(project.join("cfs/result/out.txt")).unwrap(), "one");
     let report = lab.run_in(&project, ["gc", "--older-than", "0s", "--keep", "0", "--json"]).expect_code(0).json();
     assert_eq!(report["snapshots"].as_array().unwrap().len(), 1, "{report}");
+    assert!(report["objects"].as_array().unwrap().iter().any(|object| object["name"] == stray.as_str()), "{report}");
     lab.run_in(&project, ["run", "--follow"]).expect_code(0);
     assert_eq!(fs::read_to_string(project.join("cfs/result/out.txt")).unwrap(), "two");
+}
+
+/// Says that it is over when it is dropped.
+struct Ended<'a>(&'a AtomicBool);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 #[test]
@@ -320,16 +375,19 @@ fn runs_and_gc_at_the_same_time_do_not_harm_each_other() {
             }
             rounds
         });
+        // However this ends: the cleaner must not go on for ever.
+        let end = Ended(&over);
         for number in 0..RUNS {
             // Every other run is of an unchanged tree, for which a snapshot would serve again.
             let text = number / 2;
             let job = format!("import os\nopen(os.environ['PROJECT_DIR'] + '/result/out.txt', 'w').write('{text}')\n");
             fs::write(project.join("cfs/src/main.py"), job).unwrap();
             fs::write(project.join("cfs/data/input"), number.to_string()).unwrap();
-            lab.run_in(&project, ["run", "--follow"]).expect_code(0);
-            assert_eq!(fs::read_to_string(project.join("cfs/result/out.txt")).unwrap(), text.to_string());
+            let ran = lab.run_in(&project, ["run", "--follow"]).expect_code(0);
+            let result = fs::read_to_string(project.join("cfs/result/out.txt")).unwrap();
+            assert_eq!(result, text.to_string(), "{}", ran.all());
         }
-        over.store(true, Ordering::SeqCst);
+        drop(end);
         cleaner.join().unwrap()
     });
     assert!(rounds >= RUNS, "gc came {rounds} times only");

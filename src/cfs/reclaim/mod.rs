@@ -182,7 +182,15 @@ impl Work<'_> {
     /// Gives the ids of those that went.
     async fn remove_snapshots(&mut self, going: Vec<Snapshot>) -> Result<BTreeSet<String>, Error> {
         let client = &self.cfs.client;
-        let remove = async |snapshot: &Snapshot| Ok(client.remove_snapshot(&snapshot.snapshotid).await?);
+        let remove = async |snapshot: &Snapshot| match client.remove_snapshot(&snapshot.snapshotid).await {
+            // Another machine that cleans up at the same time may have been faster. That one is not there is told by words only.
+            Err(colonies::Error::Refused { .. })
+                if client.snapshot(&snapshot.snapshotid).await.is_err_and(|e| !e.is_unreachable()) =>
+            {
+                Ok(())
+            }
+            removed => Ok(removed?),
+        };
         let gone = self.each(going, |snapshot| snapshot.name.clone(), remove).await?;
         self.report.snapshots = gone.iter().map(|s| Removed { name: s.name.clone(), bytes: 0 }).collect();
         self.report.snapshots.sort_by(|a, b| a.name.cmp(&b.name));
