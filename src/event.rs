@@ -39,7 +39,7 @@ impl std::fmt::Display for Tree {
 }
 
 /// Which way bytes travel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// From this machine to the object store.
@@ -49,7 +49,7 @@ pub enum Direction {
 }
 
 /// Something that happened during a long operation. Sizes are bytes.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, serde::Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The embedded local colony was started in the background.

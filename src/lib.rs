@@ -6,6 +6,7 @@
 //! Nothing in here prints: long operations emit [`event::Event`]s, and the command line, `--json`
 //! and the tests are readers of that one stream.
 
+pub mod agent;
 pub mod cfs;
 pub mod cli;
 pub mod colonies;
@@ -21,3 +22,4 @@ pub mod project;
 pub mod run;
 pub mod sqlite;
 pub mod store;
+pub mod watch;

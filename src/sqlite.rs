@@ -133,7 +133,7 @@ fn restrict(path: &Path) -> std::io::Result<()> {
 
 /// File systems on which other machines may have the same file open (statfs magic numbers of Linux).
 #[cfg(target_os = "linux")]
-fn on_shared_file_system(path: &Path) -> bool {
+pub fn on_shared_file_system(path: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     const SHARED: [i64; 9] = [
         0x6969,      // NFS
@@ -159,7 +159,7 @@ fn on_shared_file_system(path: &Path) -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn on_shared_file_system(_: &Path) -> bool {
+pub fn on_shared_file_system(_: &Path) -> bool {
     false
 }
 

@@ -165,6 +165,7 @@ impl Rig {
             jobs: 4,
             allow_deletes: false,
             dry_run: false,
+            leave_open: false,
         };
         cfs::sync(&self.cfs(), &self.index, &self.journal, &options, &Events::none()).await.unwrap()
     }

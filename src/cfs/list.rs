@@ -78,6 +78,31 @@ impl Cfs {
         Ok(tree)
     }
 
+    /// As [`Cfs::list`], of single files and of all that is below some folders only.
+    pub async fn list_some(&self, root: &str, files: &[RelPath], folders: &[RelPath]) -> Result<RemoteTree, Error> {
+        let mut tree = RemoteTree::default();
+        let places: Vec<(String, String)> = files.iter().map(|path| labels::place_of(root, path)).collect();
+        let mut rows = futures_util::stream::iter(places)
+            .map(|(label, name)| async move { self.client.latest_file(&label, &name).await })
+            .buffer_unordered(AT_ONCE);
+        while let Some(row) = rows.try_next().await? {
+            if let Some(File { label, name, size, checksum, reference, .. }) = row {
+                tree.take(root, &label, Row { name, size, sha256: checksum, object: reference.s3object.object });
+            }
+        }
+        for folder in folders {
+            let below = self.list(&format!("{root}/{folder}")).await?;
+            for (path, file) in below.files {
+                if let Ok(path) = RelPath::parse(&format!("{folder}/{path}")) {
+                    tree.files.insert(path.clone(), RemoteFile { path, ..file });
+                }
+            }
+            tree.problems.extend(below.problems);
+        }
+        tree.problems.sort();
+        Ok(tree)
+    }
+
     /// The files of a snapshot, by their ids. `root` is the label that it was made of.
     ///
     /// A file that was removed since stands among the problems: the snapshot is broken then.

@@ -112,7 +112,8 @@ async fn fill(cfs: &Cfs, own: &str, report: &SyncReport) -> Result<(), Error> {
     if report.files.values().any(|f| f.size > 0) {
         claim::claim(cfs, own).await?;
     }
-    let missing = report.files.values().filter(|f| there.files.get(&f.path).is_none_or(|t| t.sha256 != f.sha256));
+    let is_missing = |f: &&RemoteFile| there.files.get(&f.path).is_none_or(|t| t.sha256 != f.sha256);
+    let missing: Vec<RemoteFile> = report.files.values().filter(is_missing).cloned().collect();
     let copy = |file: RemoteFile| async move {
         let object = if file.size == 0 {
             String::new()
@@ -124,7 +125,7 @@ async fn fill(cfs: &Cfs, own: &str, report: &SyncReport) -> Result<(), Error> {
         cfs.client.add_file(&row(cfs, own, &file.path, &object, file.size, &file.sha256)).await?;
         Ok::<(), Error>(())
     };
-    futures_util::stream::iter(missing.cloned().map(copy)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    futures_util::stream::iter(missing.into_iter().map(copy)).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
     Ok(())
 }
 

@@ -46,6 +46,8 @@ const LARGE_TREE: usize = 100;
 /// Where deletions happen, in words.
 const HERE: &str = "here";
 const THERE: &str = "in the colony";
+/// A file that nobody wrote to for so long (ns) is taken up though somebody holds it open: a log, a database.
+const WRITTEN_JUST_NOW: i64 = 60_000_000_000;
 /// So many files are confirmed before they are written down together, or so long.
 const BATCH: usize = 256;
 const BATCH_TIME: Duration = Duration::from_secs(1);
@@ -69,6 +71,8 @@ pub struct SyncOptions {
     pub allow_deletes: bool,
     /// Only plan.
     pub dry_run: bool,
+    /// Leave files that somebody holds open for writing, and wrote to a short time ago.
+    pub leave_open: bool,
 }
 
 /// What was done.
@@ -90,6 +94,8 @@ pub struct SyncReport {
     pub skipped: Vec<(String, String)>,
     /// Removals put off: a process that has not ended still needs the file, or the deletion looks like an accident.
     pub held: Vec<RelPath>,
+    /// Files that were left because somebody writes them.
+    pub busy: Vec<RelPath>,
     /// Digest of the local tree as it now is in the colony: paths, contents, executable bits.
     pub tree_digest: String,
     /// The files of the colony that make up this tree, as they are now.
@@ -116,14 +122,7 @@ pub async fn sync(
     if options.dry_run {
         return Ok(work.finish());
     }
-    work.tell_problems();
-    work.check_modes().await?;
-    if let Policy::Mirror | Policy::LocalWins = options.policy {
-        work.hold_what_processes_need().await?;
-    }
-    let outcome = work.carry_out().await;
-    work.remember()?;
-    outcome?;
+    work.do_it().await?;
     Ok(work.finish())
 }
 
@@ -149,7 +148,7 @@ pub(super) struct Work<'a> {
     pub(super) root: PathBuf,
     pub(super) local: LocalTree,
     pub(super) remote: RemoteTree,
-    base: Base,
+    pub(super) base: Base,
     pub(super) change: BaseChange,
     /// Objects whose content is known: of uploads that are over, because rows name them, and of downloads that were verified.
     pub(super) known: Vec<KnownObject>,
@@ -172,10 +171,21 @@ impl<'a> Work<'a> {
     ) -> Result<Work<'a>, Error> {
         let (local, remote) = tokio::join!(look_here(options, index, journal), cfs.list(&options.label));
         let (local, rules) = local?;
-        let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
+        let root = root_of(options);
         let remote = leave_out(options, rules, &local, remote?, &root).await?;
+        let base = journal.base(&place(cfs, &options.label), &root)?.unwrap_or_default();
+        Work::plan((cfs, index, journal), options, events, (local, remote, base)).await
+    }
+
+    /// Plans from what was looked at: here, there, and what was there at the last synchronization.
+    pub(super) async fn plan(
+        (cfs, index, journal): (&'a Cfs, &'a Index, &'a Journal),
+        options: &'a SyncOptions,
+        events: &'a Events,
+        (local, remote, mut base): (LocalTree, RemoteTree, Base),
+    ) -> Result<Work<'a>, Error> {
+        let root = root_of(options);
         let place = place(cfs, &options.label);
-        let mut base = journal.base(&place, &root)?.unwrap_or_default();
         let confirmed = confirmed_before(cfs, journal, (&place, &root), &local, &remote)?;
         base.files.extend(confirmed.iter().cloned());
         let here = local.files.iter().map(|(path, f)| (path, side(f.size, &f.sha256, Some(f.mode)))).collect();
@@ -213,7 +223,35 @@ impl<'a> Work<'a> {
         let clashes = work.report.plan.clashes.iter().map(|clash| clash.path.to_string());
         let why = "is a file on one side and a folder on the other";
         work.report.problems.extend(clashes.map(|path| (path, why.to_owned())));
+        if options.leave_open {
+            work.leave_open_files().await?;
+        }
         Ok(work)
+    }
+
+    /// Carries the plan out, and remembers what came of it whatever happens.
+    pub(super) async fn do_it(&mut self) -> Result<(), Error> {
+        self.tell_problems();
+        self.check_modes().await?;
+        if let Policy::Mirror | Policy::LocalWins = self.options.policy {
+            self.hold_what_processes_need().await?;
+        }
+        let outcome = self.carry_out().await;
+        self.remember()?;
+        outcome
+    }
+
+    /// Takes out of the plan what somebody is writing: it is not what it is going to be.
+    async fn leave_open_files(&mut self) -> Result<(), Error> {
+        let just_now = now() - WRITTEN_JUST_NOW;
+        let is_new = |path: &RelPath| self.local.files.get(path).is_some_and(|file| file.stat.mtime > just_now);
+        let new: Vec<RelPath> = self.report.plan.uploads.iter().map(|e| &e.path).filter(|path| is_new(path)).cloned().collect();
+        let root = self.root.clone();
+        let probe = move || Ok(new.into_iter().filter(|path| index::is_being_written(&path.under(&root))).collect());
+        let busy: BTreeSet<RelPath> = blocking(self.root.clone(), probe).await?;
+        self.report.plan.uploads.retain(|entry| !busy.contains(&entry.path));
+        self.report.busy = busy.into_iter().collect();
+        Ok(())
     }
 
     /// Rows that were there and are not: somebody else removed them, and broke the snapshots that list them.
@@ -406,7 +444,7 @@ impl<'a> Work<'a> {
         self.report.problems.push((path.to_string(), why));
     }
 
-    fn finish(self) -> SyncReport {
+    pub(super) fn finish(self) -> SyncReport {
         let mut files = self.remote.files;
         for other in self.report.plan.foreign.iter().map(|e| &e.path).chain(&self.report.held) {
             files.remove(other);
@@ -437,6 +475,10 @@ fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side<'_> {
     Side { size, sha256, mode }
 }
 
+pub(super) fn root_of(options: &SyncOptions) -> PathBuf {
+    options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone())
+}
+
 async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> Result<(LocalTree, Rules), Error> {
     let (options, index, journal) = (options.clone(), index.clone(), journal.clone());
     blocking(options.folder.clone(), move || {
@@ -454,7 +496,7 @@ async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> R
 
 /// Takes out of the colony's tree what the rules leave out here: it is neither brought here nor removed there. A mirrored tree
 /// keeps it: what was sent before the rule was written is to go, so that the tree in the colony is the one here.
-async fn leave_out(
+pub(super) async fn leave_out(
     options: &SyncOptions,
     mut rules: Rules,
     local: &LocalTree,
@@ -487,7 +529,7 @@ async fn leave_out(
     Ok(remote)
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     folder: PathBuf,
     work: impl FnOnce() -> Result<T, index::Error> + Send + 'static,
 ) -> Result<T, Error> {

@@ -1,6 +1,7 @@
 //! `index.db`: which bytes a file held when it was last read, by its stat. A cache: deleting it costs time only.
 
 use super::Error;
+use super::RelPath;
 use super::scan::Stat;
 use crate::content::Content;
 use crate::content::Digest;
@@ -102,8 +103,17 @@ impl Index {
 
     /// All that is known below a root. A cache that cannot be read knows nothing; a damaged one is begun anew.
     pub fn known(&self, root: &Path) -> HashMap<String, Known> {
+        self.known_where(|db| read(db, root))
+    }
+
+    /// As [`Index::known`], of some paths and all that is below them.
+    pub fn known_below(&self, root: &Path, paths: &[RelPath]) -> HashMap<String, Known> {
+        self.known_where(|db| read_below(db, root, paths))
+    }
+
+    fn known_where(&self, read: impl Fn(&Connection) -> rusqlite::Result<HashMap<String, Known>>) -> HashMap<String, Known> {
         let mut db = self.lock();
-        let error = match read(&db, root) {
+        let error = match read(&db) {
             Ok(known) => return known,
             Err(error) => error,
         };
@@ -157,22 +167,37 @@ pub struct Learned {
     pub gone: Vec<String>,
 }
 
+const KNOWN: &str = "SELECT path, size, mtime, ctime, inode, device, hashed, sha256, blake3 FROM file
+                     WHERE tree_id = (SELECT tree_id FROM tree WHERE root = ?1)";
+
 fn read(db: &Connection, root: &Path) -> rusqlite::Result<HashMap<String, Known>> {
-    let sql = "SELECT path, size, mtime, ctime, inode, device, hashed, sha256, blake3 FROM file
-               WHERE tree_id = (SELECT tree_id FROM tree WHERE root = ?1)";
-    let mut rows = db.prepare_cached(sql)?;
-    let rows = rows.query_map([root.to_string_lossy()], |row| {
-        let stat = Stat {
-            size: row.get::<_, i64>(1)? as u64,
-            mtime: row.get(2)?,
-            ctime: row.get(3)?,
-            inode: row.get::<_, i64>(4)? as u64,
-            device: row.get::<_, i64>(5)? as u64,
-        };
-        let sha256 = hex::encode(row.get::<_, [u8; 32]>(7)?);
-        Ok((row.get(0)?, Known { stat, hashed: row.get(6)?, sha256, blake3: Digest(row.get(8)?) }))
-    })?;
-    rows.collect()
+    let mut rows = db.prepare_cached(KNOWN)?;
+    rows.query_map([root.to_string_lossy()], known_row)?.collect()
+}
+
+fn read_below(db: &Connection, root: &Path, paths: &[RelPath]) -> rusqlite::Result<HashMap<String, Known>> {
+    // `0` is the character behind `/`.
+    let mut rows = db.prepare_cached(&format!("{KNOWN} AND (path = ?2 OR (path > ?2 || '/' AND path < ?2 || '0'))"))?;
+    let mut known = HashMap::new();
+    for path in paths {
+        for row in rows.query_map(params![root.to_string_lossy(), path.as_str()], known_row)? {
+            let (path, entry) = row?;
+            known.insert(path, entry);
+        }
+    }
+    Ok(known)
+}
+
+fn known_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, Known)> {
+    let stat = Stat {
+        size: row.get::<_, i64>(1)? as u64,
+        mtime: row.get(2)?,
+        ctime: row.get(3)?,
+        inode: row.get::<_, i64>(4)? as u64,
+        device: row.get::<_, i64>(5)? as u64,
+    };
+    let sha256 = hex::encode(row.get::<_, [u8; 32]>(7)?);
+    Ok((row.get(0)?, Known { stat, hashed: row.get(6)?, sha256, blake3: Digest(row.get(8)?) }))
 }
 
 fn write(db: &Connection, root: &Path, learned: &Learned) -> rusqlite::Result<()> {

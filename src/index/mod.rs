@@ -8,6 +8,7 @@ pub mod objects;
 mod path;
 mod read;
 mod scan;
+mod some;
 pub mod survey;
 
 pub use cache::Index;
@@ -22,6 +23,10 @@ pub use scan::LocalFile;
 pub use scan::LocalTree;
 pub use scan::Stat;
 pub use scan::scan;
+pub use some::Extent;
+pub use some::is_being_written;
+pub use some::root_has_files;
+pub use some::scan_some;
 
 use std::path::PathBuf;
 

@@ -13,6 +13,7 @@ use super::read::open_regular;
 use crate::content::Content;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::HashMap;
 use std::fs::DirEntry;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -106,31 +107,38 @@ pub(crate) const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e46
 /// Blocks: call it where blocking is allowed.
 pub fn scan(root: &Path, rules: &mut Rules, index: &Index, jobs: usize) -> Result<LocalTree, Error> {
     let unreadable = |source| Error::Unreadable { path: root.to_owned(), source };
-    let metadata = match std::fs::metadata(root) {
-        Ok(metadata) => metadata,
+    let root = match root.canonicalize() {
+        Ok(root) => root,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LocalTree::default()),
         Err(error) => return Err(unreadable(error)),
     };
-    let root = root.canonicalize().map_err(unreadable)?;
-    let mut walk = Walk { root: &root, rules, found: Vec::new(), tree: LocalTree::default(), inodes: BTreeSet::new() };
-    walk.tree.exists = true;
-    walk.tree.device = metadata.dev();
+    let mut walk = Walk::new(&root, rules).map_err(unreadable)?;
     walk.folder(&root, None)?;
-    let Walk { found, mut tree, .. } = walk;
-    digest_all(&root, found, index, jobs, &mut tree);
+    let known = index.known(&root);
+    Ok(digest_found(walk, known, index, jobs))
+}
+
+/// Reads what was found and is not known; `known` is all that is known of what was looked at.
+pub(super) fn digest_found(walk: Walk<'_>, known: HashMap<String, Known>, index: &Index, jobs: usize) -> LocalTree {
+    let Walk { root, found, mut tree, .. } = walk;
+    digest_all(root, found, known, index, jobs, &mut tree);
     tree.problems.sort();
     tree.skipped.sort();
-    Ok(tree)
+    tree
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 /// A file that was found, not read yet.
-struct FoundFile {
+pub(super) struct FoundFile {
     path: RelPath,
     stat: Stat,
     mode: u32,
 }
 
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     root: &'a Path,
     rules: &'a mut Rules,
     found: Vec<FoundFile>,
@@ -138,7 +146,59 @@ struct Walk<'a> {
     inodes: BTreeSet<(u64, u64)>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// Nothing found yet below a canonical root.
+    pub(super) fn new(root: &'a Path, rules: &'a mut Rules) -> std::io::Result<Walk<'a>> {
+        let tree = LocalTree { exists: true, device: std::fs::metadata(root)?.dev(), ..LocalTree::default() };
+        Ok(Walk { root, rules, found: Vec::new(), tree, inodes: BTreeSet::new() })
+    }
+
+    /// Takes a file for found whatever is on the disk.
+    pub(super) fn insert(&mut self, path: RelPath, file: LocalFile) {
+        self.tree.files.insert(path, file);
+    }
+
+    /// Looks at one path and all that is below it.
+    pub(super) fn path(&mut self, path: &RelPath) -> Result<(), Error> {
+        let full = path.under(self.root);
+        // Below something that is left out, or through a link: as if it were not there.
+        for above in path.ancestors() {
+            let folder = above.under(self.root);
+            let is_folder = folder.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
+            if !is_folder || self.rules.check(&folder, true)?.ignored {
+                return Ok(());
+            }
+        }
+        let metadata = match full.symlink_metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => {
+                self.tree.problems.push((path.to_string(), error.to_string()));
+                return Ok(());
+            }
+        };
+        let Some(folder) = full.parent() else { return Ok(()) };
+        let rules = self.rules.in_folder(folder)?;
+        self.found(&rules, &full, metadata, path.clone()).map(drop)
+    }
+
+    /// Whether a folder stands and holds nothing that travels.
+    pub(super) fn is_empty(&mut self, folder: &RelPath) -> Result<bool, Error> {
+        let full = folder.under(self.root);
+        for above in std::iter::once(folder.clone()).chain(folder.ancestors()) {
+            if self.rules.check(&above.under(self.root), true)?.ignored {
+                return Ok(false);
+            }
+        }
+        let Ok(entries) = std::fs::read_dir(&full) else { return Ok(false) };
+        let rules = self.rules.in_folder(&full)?;
+        let travels = |entry: DirEntry| {
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            !self.rules.check_in(&rules, &entry.path(), is_folder).ignored
+        };
+        Ok(!entries.flatten().any(travels))
+    }
+
     /// Walks one folder; a folder that cannot be read is a problem, the root an error.
     fn folder(&mut self, folder: &Path, below: Option<&RelPath>) -> Result<(), Error> {
         let entries = match std::fs::read_dir(folder).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
@@ -191,12 +251,17 @@ impl Walk<'_> {
         let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
             // Gone since the folder was read.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            Err(error) if is_gone(&error) => return Ok(false),
             Err(error) => {
                 self.tree.problems.push((path.to_string(), error.to_string()));
                 return Ok(true);
             }
         };
+        self.found(rules, full, metadata, path)
+    }
+
+    /// Takes what stands there; says whether it makes its folder more than an empty one.
+    fn found(&mut self, rules: &InFolder, full: &Path, metadata: Metadata, path: RelPath) -> Result<bool, Error> {
         if self.rules.check_in(rules, full, metadata.is_dir()).ignored {
             if is_temporary(path.name()) && metadata.is_file() && is_old(&metadata) {
                 self.tree.leftovers.push(full.to_owned());
@@ -243,8 +308,14 @@ impl Walk<'_> {
 }
 
 /// Reads what is not known, several files at once, and tells the index.
-fn digest_all(root: &Path, found: Vec<FoundFile>, index: &Index, jobs: usize, tree: &mut LocalTree) {
-    let mut known = index.known(root);
+fn digest_all(
+    root: &Path,
+    found: Vec<FoundFile>,
+    mut known: HashMap<String, Known>,
+    index: &Index,
+    jobs: usize,
+    tree: &mut LocalTree,
+) {
     let mut unread = Vec::new();
     for file in found {
         match known.remove(file.path.as_str()) {

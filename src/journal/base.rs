@@ -82,6 +82,37 @@ impl Journal {
         read().map_err(|e| self.failed(e))
     }
 
+    /// As [`Journal::base`], but only with the files at some paths and below them; and how many files the whole has.
+    pub fn base_below(&self, place: &str, folder: &Path, paths: &[&str]) -> Result<Option<(Base, usize)>, Error> {
+        let db = self.lock();
+        let read = || -> rusqlite::Result<Option<(Base, usize)>> {
+            let sql = "SELECT tree_id, device, last_removal, (SELECT count(*) FROM base_file f WHERE f.tree_id = t.tree_id)
+                       FROM base_tree t WHERE place = ?1 AND folder = ?2";
+            let tree = db
+                .query_row(sql, params![place, folder.to_string_lossy()], |r| {
+                    Ok((r.get::<_, i64>(0)?, r.get::<_, i64>(1)?, r.get::<_, i64>(2)?, r.get::<_, i64>(3)?))
+                })
+                .optional()?;
+            let Some((id, device, last_removal, total)) = tree else { return Ok(None) };
+            // `0` is the character behind `/`.
+            let sql = "SELECT path, sha256, mode, fetched FROM base_file
+                       WHERE tree_id = ?1 AND (path = ?2 OR (path > ?2 || '/' AND path < ?2 || '0'))";
+            let mut rows = db.prepare_cached(sql)?;
+            let mut files = BTreeMap::new();
+            for path in paths {
+                let found = rows.query_map(params![id, path], |r| {
+                    Ok((r.get(0)?, BaseFile { sha256: r.get(1)?, mode: r.get(2)?, fetched: r.get(3)? }))
+                })?;
+                for row in found {
+                    let (path, file): (String, BaseFile) = row?;
+                    files.insert(path, file);
+                }
+            }
+            Ok(Some((Base { device: device as u64, last_removal, files }, total as usize)))
+        };
+        read().map_err(|e| self.failed(e))
+    }
+
     /// Takes over what a synchronization learned, in one transaction.
     pub fn change_base(&self, place: &str, folder: &Path, change: &BaseChange) -> Result<(), Error> {
         let mut db = self.lock();
@@ -137,5 +168,13 @@ mod tests {
         assert_eq!((base.device, base.last_removal), (8, 5));
         assert_eq!(base.files, BTreeMap::from([("x".to_owned(), file("3"))]));
         assert_eq!(journal.base("b", folder).unwrap(), None);
+        let third = BaseChange {
+            device: 8,
+            agreed: ["a/1", "a/b/2", "a-c", "a0"].map(|path| (path.to_owned(), file("4"))).into(),
+            ..BaseChange::default()
+        };
+        journal.change_base("a", folder, &third).unwrap();
+        let (some, total) = journal.base_below("a", folder, &["a", "x", "none"]).unwrap().unwrap();
+        assert_eq!((some.files.keys().map(String::as_str).collect::<Vec<_>>(), total), (vec!["a/1", "a/b/2", "x"], 5));
     }
 }

@@ -8,6 +8,7 @@ pub mod base;
 pub mod downloads;
 pub mod runs;
 pub mod uploads;
+pub mod watched;
 
 use crate::sqlite;
 use crate::sqlite::Durability;
@@ -20,7 +21,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 /// Steps from one schema version to the next; never changed, only added to.
-const MIGRATIONS: &[&str] = &[base::SCHEMA_1, runs::SCHEMA_1, uploads::SCHEMA_1, downloads::SCHEMA_1];
+const MIGRATIONS: &[&str] = &[base::SCHEMA_1, runs::SCHEMA_1, uploads::SCHEMA_1, downloads::SCHEMA_1, watched::SCHEMA_1];
 
 /// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]

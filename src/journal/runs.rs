@@ -172,6 +172,36 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
     })
 }
 
+/// Writes a new run.
+pub(super) fn insert(db: &rusqlite::Connection, run: &Run) -> rusqlite::Result<()> {
+    let sql = format!(
+        "INSERT INTO run({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+    );
+    let folder = run.project_folder.to_string_lossy();
+    let errors = serde_json::to_string(&run.errors).unwrap_or_default();
+    let values = params![
+        run.run_id,
+        run.created,
+        folder,
+        run.project_name,
+        run.server,
+        run.colony,
+        run.spec,
+        run.tree_digest,
+        run.snapshot_id,
+        run.git_commit,
+        run.git_dirty,
+        run.process_id,
+        run.state.word(),
+        run.executor,
+        run.started,
+        run.ended,
+        errors,
+        run.results_fetched
+    ];
+    db.execute(&sql, values).map(drop)
+}
+
 /// Which runs a listing shows.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
@@ -184,37 +214,7 @@ pub struct RunFilter {
 impl Journal {
     /// Writes a run down before anything of it is submitted.
     pub fn add_run(&self, run: &Run) -> Result<(), Error> {
-        let sql = format!(
-            "INSERT INTO run({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
-        );
-        let folder = run.project_folder.to_string_lossy();
-        let errors = serde_json::to_string(&run.errors).unwrap_or_default();
-        self.lock()
-            .execute(
-                &sql,
-                params![
-                    run.run_id,
-                    run.created,
-                    folder,
-                    run.project_name,
-                    run.server,
-                    run.colony,
-                    run.spec,
-                    run.tree_digest,
-                    run.snapshot_id,
-                    run.git_commit,
-                    run.git_dirty,
-                    run.process_id,
-                    run.state.word(),
-                    run.executor,
-                    run.started,
-                    run.ended,
-                    errors,
-                    run.results_fetched
-                ],
-            )
-            .map(|_| ())
-            .map_err(|e| self.failed(e))
+        insert(&self.lock(), run).map_err(|e| self.failed(e))
     }
 
     /// Takes over what the server says of a run's process. `executor` is its name, where known.
@@ -243,7 +243,16 @@ impl Journal {
 
     /// Says that a run never came to the server, or is known there no more.
     pub fn mark_run_lost(&self, run_id: &str) -> Result<(), Error> {
-        self.lock().execute("UPDATE run SET state = 'lost' WHERE run_id = ?1", [run_id]).map(|_| ()).map_err(|e| self.failed(e))
+        let mut db = self.lock();
+        let mut write = || -> rusqlite::Result<()> {
+            let transaction = db.transaction()?;
+            // What it should have run is to run, if it never did.
+            let sql = "UPDATE watched SET digest = '' WHERE run_id = (SELECT run_id FROM run WHERE run_id = ?1 AND process_id IS NULL)";
+            transaction.execute(sql, [run_id])?;
+            transaction.execute("UPDATE run SET state = 'lost' WHERE run_id = ?1", [run_id])?;
+            transaction.commit()
+        };
+        write().map_err(|e| self.failed(e))
     }
 
     /// Notes when a run's results came home (ns since 1970).
@@ -271,6 +280,23 @@ impl Journal {
              ORDER BY created DESC, rowid DESC"
         );
         self.query(&sql, params![prefix])
+    }
+
+    /// Runs of a project folder that the agent still has to do with: those that have not ended, and those that ended after a time
+    /// (ns since 1970) and whose results are not home. Of one colony, newest first.
+    pub fn unfinished_runs(&self, folder: &std::path::Path, server: &str, colony: &str, since: i64) -> Result<Vec<Run>, Error> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM run WHERE project_folder = ?1 AND server = ?2 AND colony = ?3
+             AND (state IN ('waiting', 'running')
+                  OR (state IN ('success', 'failed', 'cancelled') AND results_fetched IS NULL AND COALESCE(ended, created) > ?4))
+             ORDER BY created DESC"
+        );
+        self.query(&sql, params![folder.to_string_lossy(), server, colony, since])
+    }
+
+    /// The run with this id of ours.
+    pub fn run(&self, run_id: &str) -> Result<Option<Run>, Error> {
+        Ok(self.query(&format!("SELECT {COLUMNS} FROM run WHERE run_id = ?1"), params![run_id])?.into_iter().next())
     }
 
     /// Runs that were written down but are not known to be submitted, of one project in one colony.

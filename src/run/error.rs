@@ -78,6 +78,29 @@ fn list(problems: &[(String, String)]) -> String {
 }
 
 impl Error {
+    /// Whether it may go away by itself.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Error::Colony(e) => e.is_temporary(),
+            Error::Files(e) => e.is_temporary(),
+            _ => false,
+        }
+    }
+
+    /// Whether nobody answered.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Error::Colony(e) => e.is_unreachable(),
+            Error::Files(e) => e.is_unreachable(),
+            _ => false,
+        }
+    }
+
+    /// Whether what was asked for is at fault, not how it went.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::NoExecutor { .. } | Error::UnknownRun(_) | Error::AmbiguousRun { .. } | Error::NoSource { .. })
+    }
+
     /// What to do about it, for a person.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -22,7 +22,10 @@ use crate::colonies::ProcessState;
 use crate::event::Event;
 use crate::event::Events;
 use crate::journal::runs::Run;
+use crate::event::Tree;
+use crate::index::RelPath;
 use crate::journal::runs::RunState;
+use crate::journal::watched::Watched;
 use crate::project::Project;
 use std::time::Duration;
 
@@ -40,20 +43,38 @@ pub struct Options {
     pub executor: Option<String>,
     /// How the trees are brought over.
     pub trees: TreeOptions,
+    /// Make a run only where src or data are others than those that ran last, or that were there when this was first asked: for
+    /// saves. Files that somebody is writing put it off.
+    pub only_new: bool,
+}
+
+/// What became of a call to [`submit`].
+#[derive(Clone, Debug, Default)]
+pub struct Submitted {
+    /// The runs, one for each process. None where there was nothing new to run.
+    pub runs: Vec<Run>,
+    /// The tree that they run, where there are runs.
+    pub frozen: Option<Frozen>,
+    /// Files that were left because somebody writes them.
+    pub busy: Vec<(Tree, RelPath)>,
 }
 
 /// The way of a run up to its process: files over, tree frozen, intent written, submitted.
 ///
 /// Gives one [`Run`] for each process. A process that an interrupted call submitted already for the very same run is
 /// taken instead of a new one.
-pub async fn submit(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Vec<Run>, Error> {
+pub async fn submit(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Submitted, Error> {
     let executors = executors(connection, project, options).await?;
     check_source(project)?;
     let _lock = lock(connection, project, events).await?;
     let mut interrupted = settle_intents(connection, project, events).await?;
-    let report = trees::bring_over(connection, project, &options.trees, events).await?;
+    let brought = trees::bring_over(connection, project, &options.trees, events).await?;
+    let watched = Watched { place: place(connection, project), digest: brought.inputs };
+    if options.only_new && (!brought.busy.is_empty() || !is_new(connection, &watched)?) {
+        return Ok(Submitted { busy: brought.busy, ..Submitted::default() });
+    }
     let provenance = provenance::of(&project.folder).await;
-    let frozen = trees::freeze(connection, project, &report).await?;
+    let frozen = trees::freeze(connection, project, &brought.src).await?;
     let mut runs = Vec::new();
     for _ in 0..options.processes {
         let run = intent(connection, project, &executors, &frozen, &provenance)?;
@@ -62,10 +83,54 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
                 events.warn(format!("an interrupted call had submitted this run already: taking run {}", earlier.run_id));
                 runs.push(earlier);
             }
-            None => runs.push(submit_one(connection, run, events).await?),
+            None => runs.push(submit_one(connection, run, Some(&watched), events).await?),
         }
     }
-    Ok(runs)
+    Ok(Submitted { runs, frozen: Some(frozen), busy: brought.busy })
+}
+
+/// As [`submit`], of a tree that is known to be stored, frozen, and the same as here: the agent's, who watched it. Nothing is
+/// looked at.
+pub async fn submit_frozen(
+    connection: &Connection,
+    project: &Project,
+    options: &Options,
+    frozen: &Frozen,
+    events: &Events,
+) -> Result<Submitted, Error> {
+    check_source(project)?;
+    let ((executors, lock), provenance) = tokio::join!(
+        async { (executors(connection, project, options).await, lock(connection, project, events).await) },
+        provenance::of(&project.folder)
+    );
+    let (executors, _lock) = (executors?, lock?);
+    let mut interrupted = settle_intents(connection, project, events).await?;
+    let mut runs = Vec::new();
+    for _ in 0..options.processes {
+        let run = intent(connection, project, &executors, frozen, &provenance)?;
+        runs.push(match take_same(&mut interrupted, &run) {
+            Some(earlier) => earlier,
+            None => submit_one(connection, run, None, events).await?,
+        });
+    }
+    Ok(Submitted { runs, frozen: Some(frozen.clone()), busy: Vec::new() })
+}
+
+fn place(connection: &Connection, project: &Project) -> String {
+    let client = connection.client();
+    format!("{}|{}|{}|{}", client.server(), client.colony(), project.settings.projectname, project.folder.display())
+}
+
+/// Whether these inputs are to run. The first that are ever seen are only noted.
+fn is_new(connection: &Connection, watched: &Watched) -> Result<bool, Error> {
+    let is_new = match connection.journal.watched(&watched.place)? {
+        Some(earlier) => earlier != watched.digest,
+        None => {
+            connection.journal.take_up(watched)?;
+            false
+        }
+    };
+    Ok(is_new)
 }
 
 /// The project's lock, with a word when somebody else holds it.
@@ -92,7 +157,7 @@ async fn executors(connection: &Connection, project: &Project, options: &Options
 
 fn check_source(project: &Project) -> Result<(), Error> {
     let Some(source) = &project.settings.source else { return Ok(()) };
-    let path = project.tree_folder(crate::event::Tree::Src).join(source);
+    let path = project.tree_folder(Tree::Src).join(source);
     if path.is_file() { Ok(()) } else { Err(Error::NoSource { source_file: source.clone() }) }
 }
 
@@ -152,8 +217,11 @@ pub(crate) fn now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-async fn submit_one(connection: &Connection, mut run: Run, events: &Events) -> Result<Run, Error> {
-    connection.journal.add_run(&run)?;
+async fn submit_one(connection: &Connection, mut run: Run, watched: Option<&Watched>, events: &Events) -> Result<Run, Error> {
+    match watched {
+        Some(watched) => connection.journal.add_run_of(&run, watched)?,
+        None => connection.journal.add_run(&run)?,
+    }
     let spec: FunctionSpec = serde_json::from_str(&run.spec).unwrap_or_default();
     let process = match submit_once(connection, &spec, &run.run_id).await {
         Ok(process) => process,

@@ -10,6 +10,8 @@ use crate::cfs::SyncReport;
 use crate::cfs::VerifyReport;
 use crate::event::Events;
 use crate::event::Tree;
+use crate::index::Extent;
+use crate::index::RelPath;
 use crate::project::Project;
 
 /// How many files are handled at once where nothing else is said: enough for small files far away; large ones are limited by the
@@ -25,11 +27,13 @@ pub struct TreeOptions {
     pub allow_deletes: bool,
     /// Only say what would be done.
     pub dry_run: bool,
+    /// Leave files that somebody is writing.
+    pub leave_open: bool,
 }
 
 impl Default for TreeOptions {
     fn default() -> TreeOptions {
-        TreeOptions { jobs: JOBS, allow_deletes: false, dry_run: false }
+        TreeOptions { jobs: JOBS, allow_deletes: false, dry_run: false, leave_open: false }
     }
 }
 
@@ -65,6 +69,20 @@ pub async fn sync(
     Ok(cfs::sync(&connection.cfs, &connection.index, &connection.journal, &options, events).await?)
 }
 
+/// As [`sync`], looking at some paths only: those that a change was told of. None where the whole tree has to be looked at.
+pub async fn sync_some(
+    connection: &Connection,
+    project: &Project,
+    tree: Tree,
+    paths: Vec<RelPath>,
+    options: &TreeOptions,
+    events: &Events,
+) -> Result<Option<SyncReport>, Error> {
+    let options = sync_options(project, tree, options);
+    let extent = Extent::new(paths);
+    Ok(cfs::sync_some(&connection.cfs, &connection.index, &connection.journal, &options, &extent, events).await?)
+}
+
 /// Reads back what the colony stores of a tree, and sends again what is damaged there and whole here.
 pub async fn verify(
     connection: &Connection,
@@ -87,7 +105,19 @@ fn sync_options(project: &Project, tree: Tree, options: &TreeOptions) -> SyncOpt
         jobs: options.jobs,
         allow_deletes: options.allow_deletes,
         dry_run: options.dry_run,
+        leave_open: options.leave_open,
     }
+}
+
+/// What a run finds in the colony.
+#[derive(Clone, Debug, Default)]
+pub struct Brought {
+    /// The src tree.
+    pub src: SyncReport,
+    /// Digest of src and data.
+    pub inputs: String,
+    /// Files of both that were left because somebody writes them.
+    pub busy: Vec<(Tree, RelPath)>,
 }
 
 /// Brings src, data and result over before a run. Files of src or data that could not be stored stop it: a run that
@@ -97,22 +127,22 @@ pub async fn bring_over(
     project: &Project,
     options: &TreeOptions,
     events: &Events,
-) -> Result<SyncReport, Error> {
+) -> Result<Brought, Error> {
     let mut problems = Vec::new();
-    let mut src = None;
+    let mut brought = Brought::default();
     for tree in Tree::ALL {
         let report = sync(connection, project, tree, options, events).await?;
         if tree != Tree::Result {
             problems.extend(report.problems.iter().map(|(path, why)| (format!("{tree}/{path}"), why.clone())));
+            brought.busy.extend(report.busy.iter().map(|path| (tree, path.clone())));
         }
-        if tree == Tree::Src {
-            src = Some(report);
+        match tree {
+            Tree::Src => (brought.inputs, brought.src) = (report.tree_digest.clone(), report),
+            Tree::Data => brought.inputs = format!("{}-{}", brought.inputs, report.tree_digest),
+            Tree::Result => {}
         }
     }
-    match src {
-        Some(report) if problems.is_empty() => Ok(report),
-        _ => Err(Error::Incomplete { problems }),
-    }
+    if problems.is_empty() { Ok(brought) } else { Err(Error::Incomplete { problems }) }
 }
 
 /// A snapshot of the src tree as `report` left it: one that exists already where the tree is the same.

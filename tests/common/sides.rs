@@ -140,6 +140,7 @@ impl Side {
             jobs: 8,
             allow_deletes: false,
             dry_run: false,
+            leave_open: false,
         }
     }
 

@@ -114,7 +114,7 @@ pub(super) struct Uploader<'a> {
 }
 
 /// Where objects of a store are, as the index names it.
-pub(super) fn store_place(cfs: &Cfs) -> String {
+pub fn store_place(cfs: &Cfs) -> String {
     let access = cfs.store.access();
     format!("{}/{}", access.endpoint, access.bucket)
 }

@@ -38,7 +38,7 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         let events = context.events();
         let _lock = run::submission::lock(&connection, &project, &events).await?;
         let report = trees::bring_over(&connection, &project, &TreeOptions::default(), &events).await?;
-        let frozen = trees::freeze(&connection, &project, &report).await?;
+        let frozen = trees::freeze(&connection, &project, &report.src).await?;
         (connection.client().colony().to_owned(), frozen.snapshot_id, frozen.label)
     };
     let parts =

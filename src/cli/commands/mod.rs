@@ -69,7 +69,7 @@ pub struct TreeArgs {
 impl TreeArgs {
     fn options(self, context: &Context, dry_run: bool) -> Result<TreeOptions, CliError> {
         let jobs = self.jobs.or(context.settings()?.jobs).map_or(JOBS, usize::from);
-        Ok(TreeOptions { jobs, allow_deletes: self.allow_deletes, dry_run })
+        Ok(TreeOptions { jobs, allow_deletes: self.allow_deletes, dry_run, leave_open: false })
     }
 }
 

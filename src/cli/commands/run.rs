@@ -49,13 +49,13 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }
     super::sync::look_before_first_upload(context, &connection, &project).await?;
-    let options = run::Options { processes: args.processes, executor: args.executor, trees };
+    let options = run::Options { processes: args.processes, executor: args.executor, trees, only_new: false };
     let events = context.events();
     let submitted = context.interruptible(run::submit(&connection, &project, &options, &events)).await??;
     if !args.follow {
         return Ok(());
     }
-    let runs = match follow_all(context, &connection, submitted, args.count).await? {
+    let runs = match follow_all(context, &connection, submitted.runs, args.count).await? {
         Followed::Ended(runs) => runs,
         Followed::Interrupted(runs) => {
             let ids: Vec<&str> = runs.iter().filter_map(|run| run.process_id.as_deref()).collect();

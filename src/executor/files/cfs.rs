@@ -106,6 +106,7 @@ impl CfsFiles {
             jobs: AT_ONCE,
             allow_deletes: false,
             dry_run: false,
+            leave_open: false,
         }
     }
 

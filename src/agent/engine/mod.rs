@@ -1,0 +1,613 @@
+//! The agent's state machine for one project. Pure: `(state, input, now) -> (state, actions)`; no I/O, no clock, no randomness
+//! but a seed.
+//!
+//! One operation is under way at a time. What may have changed is *dirt* ([`dirt`]): it is taken out when an operation begins and
+//! put back when it fails, so nothing is ever forgotten between the two. No list of things to do is kept over a restart: the
+//! first thing a new engine does is to look at everything.
+
+pub mod dirt;
+mod retry;
+#[cfg(test)]
+mod simulation;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use dirt::Place;
+pub use dirt::Scope;
+pub use retry::Failure;
+pub use status::Phase;
+pub use status::Status;
+
+use dirt::Dirt;
+use dirt::Taken;
+use retry::Retry;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+/// Milliseconds on a clock that only goes forward.
+pub type Millis = u64;
+/// Names one who asked, for the answer.
+pub type AskId = u64;
+
+/// Shortest pause between two looks at everything.
+const LOOK_EVERY: Millis = 600_000;
+/// As long as this many times what the last look took is waited: five hundredths of a percent of the time go into looking.
+const LOOK_SHARE: Millis = 2_000;
+/// Longest pause: a look that took long because the machine slept in it says nothing of the tree.
+const LOOK_LONGEST: Millis = 6 * 3_600_000;
+/// The same where changes are not told by the system.
+const POLL_EVERY: Millis = 5_000;
+/// See [`LOOK_SHARE`].
+const POLL_SHARE: Millis = 50;
+/// For so long after a look at everything a run believes that the colony holds what was seen then.
+const TRUST: Millis = 900_000;
+
+/// What a save starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnSave {
+    /// Nothing.
+    Off,
+    /// The trees are brought over.
+    #[default]
+    Sync,
+    /// The trees are brought over and run.
+    Run,
+}
+
+/// What becomes of a save while a run is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenBusy {
+    /// The newest state runs when the run has ended.
+    #[default]
+    Queue,
+    /// The run is cancelled.
+    Replace,
+    /// No run is started for it.
+    Skip,
+}
+
+/// How a project wants to be treated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manners {
+    /// What a save starts.
+    pub on_save: OnSave,
+    /// What becomes of it while a run is under way.
+    pub when_busy: WhenBusy,
+    /// How long a tree must be still.
+    pub quiet: Millis,
+    /// Whether results are fetched when a process closes.
+    pub fetch: bool,
+}
+
+impl Default for Manners {
+    fn default() -> Manners {
+        Manners { on_save: OnSave::Sync, when_busy: WhenBusy::Queue, quiet: 300, fetch: true }
+    }
+}
+
+/// How changes become known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watching {
+    /// Watches are being set: changes may be missed, a look follows when they are.
+    #[default]
+    Installing,
+    /// Every folder is watched.
+    Live,
+    /// As [`Watching::Live`], but for folders that are new: what is in them is told of when they are watched.
+    Extending,
+    /// Changes are looked for from time to time, in all folders or in those that are not watched.
+    Polling,
+    /// The folder is not there.
+    Lost,
+}
+
+/// What happens to a project.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// The system told of a path. `open`: it was written, and not closed as far as is known.
+    Touched {
+        /// Which.
+        place: Place,
+        /// Somebody may still write it.
+        open: bool,
+    },
+    /// Anything may have changed: events were lost, rules or settings changed.
+    Rescan,
+    /// How changes become known, from now on.
+    Watching(Watching),
+    /// The operation under way has ended.
+    Ended(Outcome),
+    /// A process of this project is known to be open.
+    Opened(String),
+    /// A process of this project has ended; its run. `fetch`: nobody else brings its results home.
+    Closed {
+        /// The run.
+        run: String,
+        /// Whether to bring them home.
+        fetch: bool,
+    },
+    /// Somebody asks. All events of changes made before have been handed over.
+    Ask(AskId, Ask),
+    /// Nobody waits for this answer any more.
+    Forget(AskId),
+    /// Nothing is done until then (none: until told).
+    Pause(Option<Millis>),
+    /// The pause is over.
+    Resume,
+    /// The project's wishes changed.
+    Manners(Manners),
+    /// The machine slept, or its clock jumped: what was told before may be half of it, and networks may be back.
+    WokeUp,
+    /// Time has passed.
+    Tick,
+}
+
+/// What somebody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// All that was changed before is to be stored.
+    Flush,
+    /// The trees are to be compared with the colony as a whole.
+    Sync,
+    /// A run.
+    Run,
+    /// Results of a run.
+    Fetch,
+}
+
+/// What is to be done. One that is not an [`Action::Answer`] is an operation, and ends with an [`Input::Ended`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Bring trees over. Files that somebody writes are left, unless `all`.
+    Sync {
+        /// What to look at.
+        scope: Scope,
+        /// Take files that are being written as they are.
+        all: bool,
+        /// Who asked for this, where somebody did: it has wishes of its own.
+        by: Option<AskId>,
+    },
+    /// Make a run, bringing the trees over first.
+    Run {
+        /// Who asked for it; none: a save did. A run for a save is not made where the tree has run before.
+        by: Option<AskId>,
+        /// What is stored is what is here, as far as is known: nothing need be looked at.
+        fresh: bool,
+        /// Runs to cancel first.
+        replace: Vec<String>,
+    },
+    /// Bring results home.
+    Fetch {
+        /// Of these runs; of none in particular where somebody asked.
+        runs: Vec<String>,
+        /// Who asked.
+        by: Option<AskId>,
+    },
+    /// Somebody gets an answer: what was asked for is done, or why not.
+    Answer(AskId, Result<(), Failure>),
+}
+
+/// How an operation ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It was done.
+    Done(Done),
+    /// It was not.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// The trees were brought over all the same.
+        synced: bool,
+    },
+}
+
+/// What came out of an operation.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Done {
+    /// Files that somebody writes, and that were left.
+    pub busy: Vec<Place>,
+    /// Files that could not be brought over, and why.
+    pub problems: Vec<(Place, String)>,
+    /// Runs that were made.
+    pub runs: Vec<String>,
+    /// Results that came home.
+    pub fetched: Vec<String>,
+}
+
+/// An operation under way.
+#[derive(Clone, Debug)]
+struct Operation {
+    action: Action,
+    dirt: Dirt,
+    scope: Option<Scope>,
+    since: Millis,
+    /// Asks that are answered by its end.
+    asks: Vec<AskId>,
+    for_save: bool,
+}
+
+/// The state machine of one project.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    manners: Manners,
+    watching: Watching,
+    dirt: Dirt,
+    operation: Option<Operation>,
+    asks: Vec<(AskId, Ask)>,
+    /// Open runs.
+    open: BTreeSet<String>,
+    /// Runs whose results are to come home.
+    closed: BTreeSet<String>,
+    /// Runs whose results wait to be asked for.
+    offered: BTreeSet<String>,
+    /// A save waits for its run.
+    run_due: bool,
+    paused: Option<Option<Millis>>,
+    retry: Retry,
+    problems: BTreeMap<Place, String>,
+    problems_again: Retry,
+    /// When the last look at everything ended well, and how long it took.
+    looked: Option<(Millis, Millis)>,
+    synced: Option<Millis>,
+}
+
+impl Engine {
+    /// A project that is taken up now. `seed` spreads the retries of many projects and machines.
+    pub fn new(manners: Manners, seed: u64, now: Millis) -> Engine {
+        let mut dirt = Dirt::default();
+        dirt.everything(now);
+        Engine {
+            manners,
+            watching: Watching::Installing,
+            dirt,
+            operation: None,
+            asks: Vec::new(),
+            open: BTreeSet::new(),
+            closed: BTreeSet::new(),
+            offered: BTreeSet::new(),
+            run_due: false,
+            paused: None,
+            retry: Retry::new(seed),
+            problems: BTreeMap::new(),
+            problems_again: Retry::new(seed ^ 1),
+            looked: None,
+            synced: None,
+        }
+    }
+
+    /// Takes one input; gives what is to be done now. Times never go back.
+    pub fn step(&mut self, now: Millis, input: Input) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match input {
+            Input::Touched { place, open } => {
+                self.dirt.touch(now, place, open);
+                self.retry.something_changed(now, self.manners.quiet);
+            }
+            Input::Rescan => self.dirt.everything(now),
+            Input::Watching(watching) => self.watching_is(now, watching),
+            Input::Ended(outcome) => self.ended(now, outcome, &mut actions),
+            Input::Opened(run) => {
+                self.open.insert(run);
+            }
+            Input::Closed { run, fetch } => self.closed(run, fetch),
+            Input::Ask(id, ask) => self.asks.push((id, ask)),
+            Input::Forget(id) => self.asks.retain(|(other, _)| *other != id),
+            Input::Pause(until) => self.paused = Some(until),
+            Input::Resume => {
+                self.paused = None;
+                self.retry.now(now);
+            }
+            Input::Manners(manners) => {
+                self.manners = manners;
+                self.retry.something_changed(now, self.manners.quiet);
+            }
+            Input::WokeUp => {
+                self.dirt.everything(now);
+                self.retry.now(now);
+            }
+            Input::Tick => {}
+        }
+        self.pass(now);
+        if self.operation.is_none() {
+            self.next(now, &mut actions);
+        }
+        actions
+    }
+
+    /// When something is to be done though nothing happens; none: never. While an operation is under way, that is its end.
+    pub fn wake(&self) -> Option<Millis> {
+        let until = match self.paused {
+            Some(until) => return until,
+            None if self.operation.is_some() => return None,
+            None => self.retry.not_before(),
+        };
+        let work = [self.due_at(), self.look_at(), self.problems_at()].into_iter().flatten().min();
+        let pending = !self.closed.is_empty() || self.run_due_now();
+        match (work, until) {
+            (_, Some(until)) if pending => Some(until),
+            (Some(work), Some(until)) => Some(work.max(until)),
+            (work, None) => work,
+            (None, Some(_)) => None,
+        }
+    }
+
+    /// When dirt is to be taken up.
+    fn due_at(&self) -> Option<Millis> {
+        // Until the watches stand, a look would have to be repeated.
+        if self.manners.on_save == OnSave::Off || self.watching == Watching::Installing {
+            return None;
+        }
+        self.dirt.due_at(self.manners.quiet)
+    }
+
+    /// When everything is to be looked at though nobody said that it changed.
+    fn look_at(&self) -> Option<Millis> {
+        let (ended, took) = self.looked?;
+        let is_due_anyway = self.dirt.is_whole();
+        if is_due_anyway || self.manners.on_save == OnSave::Off || self.watching == Watching::Installing {
+            return None;
+        }
+        let pause = match self.watching {
+            Watching::Polling => (took * POLL_SHARE).clamp(POLL_EVERY, LOOK_EVERY),
+            _ => (took * LOOK_SHARE).clamp(LOOK_EVERY, LOOK_LONGEST),
+        };
+        Some(ended + pause)
+    }
+
+    /// When files that could not be brought over are tried again.
+    fn problems_at(&self) -> Option<Millis> {
+        if self.problems.is_empty() || self.manners.on_save == OnSave::Off || self.watching == Watching::Installing {
+            return None;
+        }
+        self.problems_again.not_before()
+    }
+
+    /// What the passing of time alone changes.
+    fn pass(&mut self, now: Millis) {
+        if let Some(Some(until)) = self.paused
+            && until <= now
+        {
+            self.paused = None;
+        }
+        if self.operation.is_none() && self.look_at().is_some_and(|at| at <= now) {
+            self.dirt.everything(now.saturating_sub(self.manners.quiet));
+        }
+        if self.operation.is_none() && self.problems_at().is_some_and(|at| at <= now) {
+            for place in self.problems.keys() {
+                self.dirt.touch(now.saturating_sub(self.manners.quiet), place.clone(), false);
+            }
+        }
+    }
+
+    fn watching_is(&mut self, now: Millis, watching: Watching) {
+        let is_watched = |watching| matches!(watching, Watching::Live | Watching::Extending);
+        let goes_on = is_watched(self.watching) && is_watched(watching);
+        // Whatever changed while nobody watched is found by a look.
+        if watching != self.watching && !goes_on && matches!(watching, Watching::Live | Watching::Extending | Watching::Polling) {
+            self.dirt.everything(now.saturating_sub(self.manners.quiet));
+            self.retry.something_changed(now, self.manners.quiet);
+        }
+        self.watching = watching;
+    }
+
+    fn closed(&mut self, run: String, fetch: bool) {
+        self.open.remove(&run);
+        if fetch && self.manners.fetch {
+            self.closed.insert(run);
+        } else if fetch {
+            self.offered.insert(run);
+        }
+    }
+
+    /// Begins the next operation, if there is one to begin.
+    fn next(&mut self, now: Millis, actions: &mut Vec<Action>) {
+        // Who asks does not wait for a pause or for the next try.
+        if let Some((id, ask)) = self.asks.first().copied() {
+            return self.begin_asked(now, id, ask, actions);
+        }
+        if self.paused.is_some() || self.retry.not_before().is_some_and(|at| at > now) {
+            return;
+        }
+        if !self.closed.is_empty() {
+            let runs = self.closed.iter().cloned().collect();
+            return self.begin(now, Action::Fetch { runs, by: None }, Dirt::default(), None, Vec::new(), actions);
+        }
+        let taken = match self.due_at() {
+            Some(at) if at <= now => self.dirt.take(now, self.manners.quiet),
+            _ => None,
+        };
+        match taken {
+            Some(taken) => {
+                self.note_run_due(&taken.dirt);
+                if self.run_due_now() {
+                    self.begin_run_for_save(now, taken.dirt, actions);
+                } else {
+                    self.begin_sync(now, taken, None, Vec::new(), actions);
+                }
+            }
+            None if self.run_due_now() => {
+                let dirt = self.dirt.take_all().dirt;
+                self.begin_run_for_save(now, dirt, actions);
+            }
+            None => {}
+        }
+    }
+
+    /// What is brought over is to run, too.
+    fn note_run_due(&mut self, dirt: &Dirt) {
+        let wanted = self.manners.on_save == OnSave::Run && !dirt.is_clean();
+        if wanted && (self.open.is_empty() || self.manners.when_busy != WhenBusy::Skip) {
+            self.run_due = true;
+        }
+    }
+
+    fn run_due_now(&self) -> bool {
+        let free = self.open.is_empty() || self.manners.when_busy == WhenBusy::Replace;
+        self.run_due && free && self.manners.on_save == OnSave::Run && self.watching != Watching::Installing
+    }
+
+    fn begin_asked(&mut self, now: Millis, id: AskId, ask: Ask, actions: &mut Vec<Action>) {
+        match ask {
+            Ask::Flush => {
+                let flushes: Vec<AskId> = self.take_asks(Ask::Flush);
+                if self.is_in_sync() {
+                    actions.extend(flushes.into_iter().map(|id| Action::Answer(id, Ok(()))));
+                    return self.next(now, actions);
+                }
+                // Without watches the events that came are not all that happened.
+                if self.watching != Watching::Live {
+                    self.dirt.everything(now);
+                }
+                for place in self.problems.keys() {
+                    self.dirt.touch(now, place.clone(), false);
+                }
+                let taken = self.dirt.take_all();
+                self.note_run_due(&taken.dirt);
+                self.begin_sync(now, taken, None, flushes, actions);
+            }
+            Ask::Sync => {
+                self.asks.remove(0);
+                let dirt = self.dirt.take_all().dirt;
+                self.note_run_due(&dirt);
+                self.begin_sync(now, Taken { scope: Scope::Whole, dirt }, Some(id), vec![id], actions);
+            }
+            Ask::Run => {
+                self.asks.remove(0);
+                let trusted = self.looked.is_some_and(|(at, _)| now < at + TRUST);
+                let fresh = trusted && self.is_in_sync();
+                let dirt = self.dirt.take_all().dirt;
+                let scope = if fresh { None } else { Some(Scope::Whole) };
+                let action = Action::Run { by: Some(id), fresh, replace: Vec::new() };
+                self.begin(now, action, dirt, scope, vec![id], actions);
+            }
+            Ask::Fetch => {
+                self.asks.remove(0);
+                let action = Action::Fetch { runs: self.closed.iter().cloned().collect(), by: Some(id) };
+                self.begin(now, action, Dirt::default(), None, vec![id], actions);
+            }
+        }
+    }
+
+    fn take_asks(&mut self, wanted: Ask) -> Vec<AskId> {
+        let (taken, left) = std::mem::take(&mut self.asks).into_iter().partition(|(_, ask)| *ask == wanted);
+        self.asks = left;
+        let taken: Vec<(AskId, Ask)> = taken;
+        taken.into_iter().map(|(id, _)| id).collect()
+    }
+
+    fn begin_run_for_save(&mut self, now: Millis, dirt: Dirt, actions: &mut Vec<Action>) {
+        let replace = self.open.iter().cloned().collect();
+        let action = Action::Run { by: None, fresh: false, replace };
+        self.begin(now, action, dirt, Some(Scope::Whole), Vec::new(), actions);
+    }
+
+    fn begin_sync(&mut self, now: Millis, taken: Taken, by: Option<AskId>, asks: Vec<AskId>, actions: &mut Vec<Action>) {
+        let action = Action::Sync { scope: taken.scope.clone(), all: !asks.is_empty(), by };
+        self.begin(now, action, taken.dirt, Some(taken.scope), asks, actions);
+    }
+
+    fn begin(
+        &mut self,
+        now: Millis,
+        action: Action,
+        dirt: Dirt,
+        scope: Option<Scope>,
+        asks: Vec<AskId>,
+        actions: &mut Vec<Action>,
+    ) {
+        let for_save = matches!(action, Action::Run { by: None, .. });
+        actions.push(action.clone());
+        self.operation = Some(Operation { action, dirt, scope, since: now, asks, for_save });
+    }
+
+    fn ended(&mut self, now: Millis, outcome: Outcome, actions: &mut Vec<Action>) {
+        let Some(operation) = self.operation.take() else { return };
+        match outcome {
+            Outcome::Done(done) => {
+                self.retry.succeeded();
+                self.brought_over(now, &operation, &done);
+                if operation.for_save {
+                    self.run_due = false;
+                }
+                self.open.extend(done.runs.iter().cloned());
+                for run in &done.fetched {
+                    self.closed.remove(run);
+                    self.offered.remove(run);
+                }
+                let answer = left_behind(&done.problems).map_or(Ok(()), Err);
+                actions.extend(operation.asks.into_iter().map(|id| Action::Answer(id, answer.clone())));
+            }
+            Outcome::Failed { failure, synced } => {
+                if synced {
+                    self.brought_over(now, &operation, &Done::default());
+                    // It was taken for a run that was not made.
+                    self.note_run_due(&operation.dirt);
+                } else {
+                    self.dirt.put_back(operation.dirt);
+                }
+                self.retry.failed(now, failure.clone());
+                actions.extend(operation.asks.into_iter().map(|id| Action::Answer(id, Err(failure.clone()))));
+            }
+        }
+    }
+
+    /// Trees were brought over: what was left is dirt again.
+    fn brought_over(&mut self, now: Millis, operation: &Operation, done: &Done) {
+        let Some(scope) = &operation.scope else { return };
+        match scope {
+            Scope::Whole => {
+                self.looked = Some((now, now - operation.since));
+                self.problems.clear();
+            }
+            Scope::Paths(paths) => {
+                let is_within = |place: &Place, looked: &Place| {
+                    let rest = place.1.strip_prefix(&looked.1);
+                    place.0 == looked.0 && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                self.problems.retain(|place, _| !paths.iter().any(|looked| is_within(place, looked)));
+            }
+        }
+        self.problems.extend(done.problems.iter().cloned());
+        if self.problems.is_empty() {
+            self.problems_again.succeeded();
+        } else {
+            self.problems_again.failed(now, Failure::default());
+        }
+        for place in &done.busy {
+            self.dirt.touch(now, place.clone(), true);
+        }
+        self.synced = Some(now);
+    }
+
+    /// Paths that wait, at most `most`.
+    pub fn pending(&self, most: usize) -> Vec<Place> {
+        let under_way = self.operation.as_ref().map(|operation| operation.dirt.some(most)).unwrap_or_default();
+        let mut places = self.dirt.some(most);
+        places.extend(under_way);
+        places.sort();
+        places.dedup();
+        places.truncate(most);
+        places
+    }
+
+    /// Whether what is stored is what is here, as far as anybody can know.
+    pub fn is_in_sync(&self) -> bool {
+        self.watching == Watching::Live
+            && self.dirt.is_clean()
+            && self.problems.is_empty()
+            && self.looked.is_some()
+            && self.operation.as_ref().is_none_or(|operation| operation.scope.is_none())
+    }
+}
+
+/// What who asked for all is told when some files could not be brought over.
+fn left_behind(problems: &[(Place, String)]) -> Option<Failure> {
+    let ((tree, path), why) = problems.first()?;
+    let others = match problems.len() - 1 {
+        0 => String::new(),
+        others => format!(", and {others} more"),
+    };
+    let reason = format!("not everything could be brought over: {tree}/{path} {why}{others}");
+    Some(Failure { reason, code: 1, ..Failure::default() })
+}

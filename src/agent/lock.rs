@@ -1,0 +1,122 @@
+//! One agent for each state folder: a lock that lasts as long as the process, with a word on who holds it.
+//!
+//! The lock is the truth, the socket is not: a socket that a dead agent left behind is removed by the next one that has the lock.
+
+use super::Error;
+use serde::Deserialize;
+use serde::Serialize;
+use std::fs::File;
+use std::io::Read;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+/// Who holds the lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its process id.
+    pub pid: u32,
+    /// The machine that it runs on: state folders may be shared by several.
+    pub host: String,
+    /// The boot of that machine.
+    pub boot: String,
+    /// Its version.
+    pub version: String,
+}
+
+impl Holder {
+    /// This process.
+    pub fn here() -> Holder {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        Holder {
+            pid: std::process::id(),
+            host: host(),
+            boot: boot.trim().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Holder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {} on {}, version {}", self.pid, self.host, self.version)
+    }
+}
+
+/// The machine's name.
+pub fn host() -> String {
+    let mut name = [0u8; 256];
+    // SAFETY: a buffer and its length.
+    let failed = unsafe { libc::gethostname(name.as_mut_ptr().cast(), name.len()) } != 0;
+    let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+    if failed { "this machine".into() } else { String::from_utf8_lossy(&name[..end]).into_owned() }
+}
+
+/// Held by the agent while it lives.
+#[derive(Debug)]
+pub struct AgentLock {
+    _file: File,
+}
+
+/// Where the lock is.
+pub fn path(state: &Path) -> PathBuf {
+    state.join("agent.lock")
+}
+
+/// Takes the lock.
+///
+/// # Errors
+/// [`Error::Running`] with who has it.
+pub fn take(state: &Path) -> Result<AgentLock, Error> {
+    let path = path(state);
+    let failed = |source| Error::Folder { what: "the agent's lock", path: path.clone(), source };
+    crate::sqlite::private_folder(state).map_err(failed)?;
+    let mut file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Running { holder: describe(&path) }),
+        Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+    }
+    let text = serde_json::to_string(&Holder::here()).unwrap_or_default();
+    file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(failed)?;
+    Ok(AgentLock { _file: file })
+}
+
+/// Who holds the lock; none: nobody.
+pub fn holder(state: &Path) -> Option<Result<Holder, String>> {
+    let path = path(state);
+    let file = File::options().read(true).open(&path).ok()?;
+    match file.try_lock_shared() {
+        Ok(()) => None,
+        Err(_) => Some(read(&path).ok_or_else(|| "somebody".to_owned())),
+    }
+}
+
+fn read(path: &Path) -> Option<Holder> {
+    let mut text = String::new();
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    serde_json::from_str(&text).ok()
+}
+
+fn describe(path: &Path) -> String {
+    read(path).map_or("somebody".into(), |holder| holder.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_is_first() {
+        let state = tempfile::tempdir().unwrap();
+        assert!(holder(state.path()).is_none());
+        let lock = take(state.path()).unwrap();
+        assert_eq!(holder(state.path()), Some(Ok(Holder::here())));
+        let refused = take(state.path()).unwrap_err();
+        assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+        drop(lock);
+        assert!(holder(state.path()).is_none());
+        take(state.path()).unwrap();
+    }
+}

@@ -1,0 +1,18 @@
+//! The resident agent: it watches projects, brings over what changed, starts runs, and brings results home.
+//!
+//! [`engine`] decides and is pure; [`daemon`] is its life; [`control`] is how others speak with it.
+
+pub mod control;
+pub mod daemon;
+pub mod engine;
+mod error;
+mod follow;
+mod links;
+pub mod lock;
+mod member;
+mod operations;
+pub mod roster;
+
+pub use daemon::Options;
+pub use daemon::serve;
+pub use error::Error;
