@@ -10,6 +10,7 @@ use super::control::model::Job;
 use super::control::model::Line;
 use super::control::model::PROTOCOL;
 use super::control::model::Refusal;
+use super::control::model::RefusalKind;
 use super::control::model::StatusReply;
 use super::control::model::Way;
 use super::control::model::Work;
@@ -87,7 +88,8 @@ pub struct Options {
     pub poll: bool,
 }
 
-/// Serves until `stop`; `reload` is heard each time the settings are to be read again. `ready` is called when it answers.
+/// Serves until `stop`; `reload` is heard each time the settings are to be read again. `ready` is called when it answers. `beat`: how
+/// often a service manager is told that it lives.
 ///
 /// # Errors
 /// Another agent runs, or the state folder cannot be used.
@@ -96,6 +98,7 @@ pub async fn serve(
     stop: CancellationToken,
     mut reload: mpsc::UnboundedReceiver<()>,
     ready: impl FnOnce(),
+    beat: Option<Duration>,
 ) -> Result<(), Error> {
     let _lock = lock::take(&options.state)?;
     let roster = Roster::open(&options.state)?;
@@ -107,6 +110,7 @@ pub async fn serve(
     let mut daemon = Daemon::new(options, roster, watcher, inbox);
     daemon.take_up_all();
     ready();
+    let mut beats = tokio::time::interval(beat.unwrap_or(ROUND));
     let mut round = tokio::time::interval(ROUND);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !daemon.stopping && !stop.is_cancelled() {
@@ -117,6 +121,8 @@ pub async fn serve(
             Some(signal) = signals.recv() => daemon.signal(signal),
             Some(message) = messages.recv() => daemon.message(message),
             Some(()) = reload.recv() => daemon.reload(),
+            // Told from the loop itself: where it is stuck, nobody says that it lives.
+            _ = beats.tick(), if beat.is_some() => alive(),
             _ = round.tick() => daemon.round(),
             () = sleep_until(wake) => daemon.tick(),
         }
@@ -125,6 +131,12 @@ pub async fn serve(
     drop(socket);
     daemon.end().await;
     Ok(())
+}
+
+fn alive() {
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]) {
+        tracing::debug!(%error, "the service manager does not listen");
+    }
 }
 
 async fn sleep_until(wake: Option<Instant>) {
@@ -221,8 +233,10 @@ impl Daemon {
     }
 
     fn add(&mut self, root: &Path, profile: Option<String>) -> Result<(), Refusal> {
-        let refuse = |message: String, hint: &str| Refusal { message, hint: Some(hint.into()), code: 2 };
-        let project = crate::project::load(root).map_err(|e| Refusal { message: e.to_string(), hint: e.hint(), code: 2 })?.0;
+        let refuse = |message: String, hint: &str| Refusal { message, hint: Some(hint.into()), code: 2, ..Refusal::default() };
+        let project = crate::project::load(root)
+            .map_err(|e| Refusal { message: e.to_string(), hint: e.hint(), code: 2, ..Refusal::default() })?
+            .0;
         let root = project.folder;
         if self.find(&root).is_none() {
             let clash = self.members.values().find(|member| overlap(&member.entry.root, &root));
@@ -232,7 +246,12 @@ impl Daemon {
             }
         }
         let entry = Entry { root: root.clone(), profile, paused: false, paused_until: None };
-        self.roster.put(entry.clone()).map_err(|e| Refusal { message: e.to_string(), hint: e.hint(), code: 1 })?;
+        self.roster.put(entry.clone()).map_err(|e| Refusal {
+            message: e.to_string(),
+            hint: e.hint(),
+            code: 1,
+            ..Refusal::default()
+        })?;
         if let Some(id) = self.find(&root) {
             self.drop_member(id);
         }
@@ -241,7 +260,12 @@ impl Daemon {
     }
 
     fn remove(&mut self, root: &Path) -> Result<(), Refusal> {
-        let removed = self.roster.remove(root).map_err(|e| Refusal { message: e.to_string(), hint: e.hint(), code: 1 })?;
+        let removed = self.roster.remove(root).map_err(|e| Refusal {
+            message: e.to_string(),
+            hint: e.hint(),
+            code: 1,
+            ..Refusal::default()
+        })?;
         if !removed {
             return Err(unknown(root));
         }
@@ -257,7 +281,8 @@ impl Daemon {
         for task in member.task.iter().chain(member.followed.values()) {
             task.abort();
         }
-        let failure = super::engine::Failure { reason: "the project was taken out of the agent".into(), code: 1, ..Default::default() };
+        let failure =
+            super::engine::Failure { reason: "the project was taken out of the agent".into(), code: 1, ..Default::default() };
         for asked in member.asks.values() {
             let _ = asked.tell.send(Line::Failed(failure.clone()));
         }
@@ -493,7 +518,12 @@ impl Daemon {
             let paused_until = until.and_then(|until| i64::try_from(until.as_nanosecond()).ok());
             member.entry = Entry { paused, paused_until, ..member.entry.clone() };
             let entry = member.entry.clone();
-            self.roster.put(entry).map_err(|e| Refusal { message: e.to_string(), hint: e.hint(), code: 1 })?;
+            self.roster.put(entry).map_err(|e| Refusal {
+                message: e.to_string(),
+                hint: e.hint(),
+                code: 1,
+                ..Refusal::default()
+            })?;
             let input = if paused { Input::Pause(seconds.map(|seconds| now + seconds * 1000)) } else { Input::Resume };
             self.step(id, input);
         }
@@ -514,6 +544,7 @@ impl Daemon {
             && *way != way_of(connection)
         {
             return Err(Refusal {
+                kind: RefusalKind::OtherColony,
                 message: "the agent brings this project to another colony or store, by its settings".into(),
                 hint: Some("`pollinatord add --profile NAME` changes that".into()),
                 code: 2,
@@ -619,6 +650,7 @@ fn overlap(one: &Path, other: &Path) -> bool {
 
 fn unknown(root: &Path) -> Refusal {
     Refusal {
+        kind: RefusalKind::UnknownProject,
         message: format!("the agent does not know {}", root.display()),
         hint: Some(format!("`pollinatord add {}` has it watched", root.display())),
         code: 2,

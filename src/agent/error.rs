@@ -1,5 +1,6 @@
 //! Why the agent, or something of it, does not work.
 
+use super::control::model::RefusalKind;
 use std::path::PathBuf;
 
 /// Why the agent, or something of it, does not work.
@@ -48,6 +49,8 @@ pub enum Error {
         hint: Option<String>,
         /// Exit code of a command that fails for it.
         code: u8,
+        /// What kind of refusal it is.
+        kind: RefusalKind,
     },
     /// It did not start, or not end.
     #[error("{reason}")]

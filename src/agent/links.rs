@@ -48,8 +48,7 @@ impl Links {
             (Some(access), Some(store)) => (access.clone(), store.clone()),
             _ => self.local_colony(&settings.state_dir).await?,
         };
-        let manners =
-            Manners { dashboard: settings.dashboard.clone(), timeout: settings.timeout, limit_up: settings.limit_up };
+        let manners = Manners { dashboard: settings.dashboard.clone(), timeout: settings.timeout, limit_up: settings.limit_up };
         Connection::open(&access, &store, manners, &settings.state_dir).map_err(|error| Failure::of_run(&error))
     }
 

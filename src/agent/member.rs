@@ -91,7 +91,9 @@ impl Member {
     /// A project that is taken up.
     pub fn new(entry: Entry, now: Millis) -> Member {
         let project = read(&entry.root);
-        let seed = u64::from_le_bytes(blake3::hash(entry.root.as_os_str().as_encoded_bytes()).as_bytes()[..8].try_into().unwrap_or([7; 8]));
+        let seed = u64::from_le_bytes(
+            blake3::hash(entry.root.as_os_str().as_encoded_bytes()).as_bytes()[..8].try_into().unwrap_or([7; 8]),
+        );
         let engine = Engine::new(manners(&project), seed ^ u64::from(std::process::id()), now);
         Member {
             entry,
@@ -238,12 +240,7 @@ fn watcher(state: Option<&watch::State>) -> Watcher {
         watch::State { kind: Kind::Partial, .. } => "partial",
         watch::State { kind: Kind::Polling, .. } => "polling",
     };
-    Watcher {
-        kind: kind.into(),
-        watches: state.watches as u64,
-        overflows: state.overflows,
-        reason: state.reason.clone(),
-    }
+    Watcher { kind: kind.into(), watches: state.watches as u64, overflows: state.overflows, reason: state.reason.clone() }
 }
 
 /// Milliseconds from one time to another; none back in time.

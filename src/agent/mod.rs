@@ -7,11 +7,13 @@ pub mod daemon;
 pub mod engine;
 mod error;
 mod follow;
+pub mod life;
 mod links;
 pub mod lock;
 mod member;
 mod operations;
 pub mod roster;
+pub mod service;
 
 pub use daemon::Options;
 pub use daemon::serve;

@@ -57,7 +57,10 @@ impl Roster {
                 }
                 let version: Version = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("is damaged ({e})")))?;
                 if version.version > VERSION {
-                    return Err(wrong(format!("was written by a newer version (form {}, this one knows {VERSION})", version.version)));
+                    return Err(wrong(format!(
+                        "was written by a newer version (form {}, this one knows {VERSION})",
+                        version.version
+                    )));
                 }
                 let document: Document = serde_json::from_slice(&bytes).map_err(|e| wrong(format!("is damaged ({e})")))?;
                 document.projects

@@ -88,7 +88,11 @@ async fn look_here(options: &SyncOptions, index: &Index, extent: &Extent) -> Res
 }
 
 /// Which files, and which folders with all that is below them, are asked for.
-fn where_to_look<'a>(extent: &Extent, local: &'a LocalTree, base: impl Iterator<Item = &'a String>) -> (Vec<RelPath>, Vec<RelPath>) {
+fn where_to_look<'a>(
+    extent: &Extent,
+    local: &'a LocalTree,
+    base: impl Iterator<Item = &'a String>,
+) -> (Vec<RelPath>, Vec<RelPath>) {
     let known: BTreeSet<&str> = local.files.keys().map(RelPath::as_str).chain(base.map(String::as_str)).collect();
     let has_below = |path: &RelPath| {
         let start = format!("{path}/");

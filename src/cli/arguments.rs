@@ -76,6 +76,8 @@ pub enum Command {
     Ignored(commands::ignored::Args),
     /// Show the settings and where each comes from
     Config(commands::config::Args),
+    /// Have the agent watch this project: what is saved is brought over, results come home
+    Watch(commands::watch::Args),
     /// The embedded local colony
     #[command(subcommand)]
     Colony(commands::colony::Command),

@@ -7,6 +7,7 @@ use super::error;
 use super::render::Screen;
 use super::render::Tone;
 use super::render::progress;
+use crate::agent::control::client::Agent;
 use crate::colony;
 use crate::config;
 use crate::config::Settings;
@@ -96,6 +97,19 @@ impl Context {
         let mut answer = String::new();
         std::io::stdin().read_line(&mut answer).map_err(|e| CliError::failed(format!("no answer can be read: {e}")))?;
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+    }
+
+    /// The profile that was named.
+    pub fn profile(&self) -> Option<&str> {
+        self.global.profile.as_deref()
+    }
+
+    /// Says so where the agent is of another version.
+    pub fn warn_of_other_version(&self, agent: &Agent) {
+        if !agent.is_same_version() {
+            let own = env!("CARGO_PKG_VERSION");
+            self.warn(&format!("the agent is version {}, this is {own}; `pollinatord restart` replaces it", agent.version));
+        }
     }
 
     /// The settings.

@@ -1,5 +1,6 @@
 //! Errors as people see them: what failed, on what, why, what to do next; and the exit code of each kind.
 
+use crate::agent;
 use crate::cfs;
 use crate::colonies;
 use crate::colony;
@@ -151,6 +152,20 @@ impl From<executor::Error> for CliError {
 impl From<journal::Error> for CliError {
     fn from(error: journal::Error) -> CliError {
         CliError::failed(error.to_string())
+    }
+}
+
+impl From<agent::Error> for CliError {
+    fn from(error: agent::Error) -> CliError {
+        let (message, hint) = (error.to_string(), error.hint());
+        let mut told = match error {
+            agent::Error::Refused { code, .. } => CliError::new(code, message),
+            agent::Error::NotRunning => CliError::new(UNREACHABLE, message),
+            agent::Error::Life { tail, .. } => CliError { details: tail, ..CliError::failed(message) },
+            _ => CliError::failed(message),
+        };
+        told.hints.extend(hint);
+        told
     }
 }
 

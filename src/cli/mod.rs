@@ -1,9 +1,11 @@
 //! The command line: parsing and rendering only. One file a command in [`commands`]; [`render`] is the only place that prints.
 
+pub mod agent;
 pub mod arguments;
 pub mod commands;
 pub mod context;
 pub mod error;
+mod handover;
 pub mod render;
 
 pub use context::Context;

@@ -35,7 +35,8 @@ impl Extent {
 
     /// The markers of the folders that the paths lie in; that of the root for those at the top.
     pub fn markers(&self) -> Vec<RelPath> {
-        let mut markers: Vec<RelPath> = self.paths.iter().filter_map(|path| RelPath::parse(&path.beside(FOLDER_MARKER)).ok()).collect();
+        let mut markers: Vec<RelPath> =
+            self.paths.iter().filter_map(|path| RelPath::parse(&path.beside(FOLDER_MARKER)).ok()).collect();
         markers.sort();
         markers.dedup();
         markers

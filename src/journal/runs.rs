@@ -247,7 +247,8 @@ impl Journal {
         let mut write = || -> rusqlite::Result<()> {
             let transaction = db.transaction()?;
             // What it should have run is to run, if it never did.
-            let sql = "UPDATE watched SET digest = '' WHERE run_id = (SELECT run_id FROM run WHERE run_id = ?1 AND process_id IS NULL)";
+            let sql =
+                "UPDATE watched SET digest = '' WHERE run_id = (SELECT run_id FROM run WHERE run_id = ?1 AND process_id IS NULL)";
             transaction.execute(sql, [run_id])?;
             transaction.execute("UPDATE run SET state = 'lost' WHERE run_id = ?1", [run_id])?;
             transaction.commit()

@@ -167,7 +167,9 @@ mod tests {
             assert_eq!(spot(root), Spot::Root, "{root}");
         }
         assert_eq!(spot("/p/cfs/src/a/b.py"), Spot::Below(Tree::Src, "a/b.py".into()));
-        for other in ["/p", "/q/cfs/src/a", "/p/README", "/p/cfs/result/x", "/p/cfs/result", "/p/sub/project.yaml", "/p/sub/.cfsignore"] {
+        for other in
+            ["/p", "/q/cfs/src/a", "/p/README", "/p/cfs/result/x", "/p/cfs/result", "/p/sub/project.yaml", "/p/sub/.cfsignore"]
+        {
             assert_eq!(spot(other), Spot::Elsewhere, "{other}");
         }
     }

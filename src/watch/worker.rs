@@ -77,7 +77,8 @@ impl Worker {
             Ok(queue) => (self.backend, self.broken) = (Some(queue), None),
             Err(error) => {
                 let hint = "fs.inotify.max_user_instances limits how many programs may watch";
-                self.broken = Some(format!("the system gives no events ({error}): everything is looked at from time to time; {hint}"));
+                self.broken =
+                    Some(format!("the system gives no events ({error}): everything is looked at from time to time; {hint}"));
             }
         }
     }
@@ -145,7 +146,8 @@ impl Worker {
             (watched.polling, watched.reason, watched.installing) = (true, polled, false);
         } else {
             let recursive = self.backend.as_ref().is_some_and(Queue::is_recursive);
-            let folders = if recursive { vec![folder] } else { [folder, watched.cfs()].into_iter().chain(watched.roots()).collect() };
+            let folders =
+                if recursive { vec![folder] } else { [folder, watched.cfs()].into_iter().chain(watched.roots()).collect() };
             watched.queued = folders.len();
             self.queue.extend(folders.into_iter().map(|folder| (id, folder)));
         }
@@ -207,7 +209,9 @@ impl Worker {
             }
         }
         // What was made in it before its watch stood made no event.
-        if !watched.installing && let Spot::Below(tree, path) = spot {
+        if !watched.installing
+            && let Spot::Below(tree, path) = spot
+        {
             self.send(Signal::Touched { project: id, tree, path, open: false });
         }
     }
@@ -227,7 +231,8 @@ impl Worker {
             }
             Raw::Gone(path) => {
                 // That one below a tree is gone is told of by its parent.
-                let is_place = |w: &Watched| path.starts_with(&w.target.folder) && !matches!(w.spot(&path), Spot::Below(..) | Spot::Unnamed);
+                let is_place =
+                    |w: &Watched| path.starts_with(&w.target.folder) && !matches!(w.spot(&path), Spot::Below(..) | Spot::Unnamed);
                 let concerned: Vec<ProjectId> = self.projects.iter().filter(|(_, w)| is_place(w)).map(|(id, _)| *id).collect();
                 concerned.into_iter().for_each(|id| self.look_at(id));
             }
@@ -270,11 +275,22 @@ impl Worker {
         }
     }
 
-    fn below(&mut self, id: ProjectId, path: &Path, is_folder: Option<bool>, what: What, tree: crate::event::Tree, below: String) {
+    fn below(
+        &mut self,
+        id: ProjectId,
+        path: &Path,
+        is_folder: Option<bool>,
+        what: What,
+        tree: crate::event::Tree,
+        below: String,
+    ) {
         let (Some(watched), Some(backend)) = (self.projects.get_mut(&id), &mut self.backend) else { return };
         let is_folder = is_folder.unwrap_or_else(|| backend.count_below(path) > 0);
-        let left_out =
-            if backend.is_recursive() { watched.is_left_out_below(path, is_folder) } else { watched.is_left_out(path, is_folder) };
+        let left_out = if backend.is_recursive() {
+            watched.is_left_out_below(path, is_folder)
+        } else {
+            watched.is_left_out(path, is_folder)
+        };
         if left_out {
             return;
         }
@@ -317,9 +333,8 @@ impl Worker {
 
     fn tell_state(&mut self, id: ProjectId) {
         let Some(watched) = self.projects.get_mut(&id) else { return };
-        let places = |backend: &Queue| {
-            usize::from(backend.is_watched(&watched.target.folder)) + backend.count_below(&watched.cfs())
-        };
+        let places =
+            |backend: &Queue| usize::from(backend.is_watched(&watched.target.folder)) + backend.count_below(&watched.cfs());
         let watches = self.backend.as_ref().map_or(0, places);
         if let Some(state) = watched.news(watches) {
             self.send(Signal::State { project: id, state });

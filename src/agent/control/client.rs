@@ -3,6 +3,7 @@
 use super::model::Line;
 use super::model::PROTOCOL;
 use super::model::Refusal;
+use super::model::RefusalKind;
 use super::model::StatusReply;
 use super::model::Work;
 use super::socket_path;
@@ -57,6 +58,7 @@ impl Agent {
                 ),
                 hint: Some("`pollinatord restart` replaces it by this version".into()),
                 code: 1,
+                kind: RefusalKind::Other,
             });
         }
         Ok(Some(Agent { version: hello.version, ..agent }))
@@ -93,7 +95,7 @@ impl Agent {
                     return Ok(handed);
                 }
                 Some(Line::Failed(Failure { reason, hint, code, .. })) => {
-                    return Err(Error::Refused { message: reason, hint, code });
+                    return Err(Error::Refused { message: reason, hint, code, kind: RefusalKind::Other });
                 }
                 None => return Err(Error::Garbled { reason: "it ended before the work did".into() }),
             }
@@ -182,7 +184,7 @@ async fn check(response: reqwest::Response) -> Result<reqwest::Response, Error> 
     }
     let status = response.status();
     match response.json::<Refusal>().await {
-        Ok(Refusal { message, hint, code }) => Err(Error::Refused { message, hint, code }),
+        Ok(Refusal { message, hint, code, kind }) => Err(Error::Refused { message, hint, code, kind }),
         Err(_) => Err(Error::Garbled { reason: format!("it answered with {status}") }),
     }
 }

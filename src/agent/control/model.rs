@@ -269,4 +269,20 @@ pub struct Refusal {
     pub hint: Option<String>,
     /// Exit code of a command that fails for it.
     pub code: u8,
+    /// What kind of refusal it is, for programs.
+    #[serde(default)]
+    pub kind: RefusalKind,
+}
+
+/// Kinds of refusals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalKind {
+    /// Any other.
+    #[default]
+    Other,
+    /// The project is not one of the agent's.
+    UnknownProject,
+    /// The agent would bring it elsewhere.
+    OtherColony,
 }

@@ -144,7 +144,7 @@ async fn hello() -> Json<serde_json::Value> {
 }
 
 async fn nothing_there() -> Response {
-    refusal(StatusCode::NOT_FOUND, Refusal { message: "there is no such call".into(), hint: None, code: 2 })
+    refusal(StatusCode::NOT_FOUND, Refusal { message: "there is no such call".into(), code: 2, ..Refusal::default() })
 }
 
 async fn status(State(inbox): State<Inbox>, Query(which): Query<Which>) -> Response {
@@ -204,7 +204,7 @@ async fn ask<T>(inbox: &Inbox, request: impl FnOnce(oneshot::Sender<Result<T, Re
 }
 
 fn ending() -> Refusal {
-    Refusal { message: "the agent is ending".into(), hint: None, code: 1 }
+    Refusal { message: "the agent is ending".into(), code: 1, ..Refusal::default() }
 }
 
 fn verdict(verdict: Verdict) -> Response {

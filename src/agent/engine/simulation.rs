@@ -184,7 +184,14 @@ impl World {
 
     /// The system tells of it, more or less. Before the watches stand it may or may not.
     fn tell(&mut self, place: Place, open: bool) {
-        self.trail.push(format!("{:>9} {} {}/{} {:?}", self.now, if open { "write" } else { "save" }, place.0, place.1, self.here.get(&place)));
+        self.trail.push(format!(
+            "{:>9} {} {}/{} {:?}",
+            self.now,
+            if open { "write" } else { "save" },
+            place.0,
+            place.1,
+            self.here.get(&place)
+        ));
         if self.now < self.watches_stand && self.random.one_in(2) {
             return;
         }
@@ -390,7 +397,8 @@ impl World {
     }
 
     fn close_what_ended(&mut self) {
-        let ended: Vec<String> = self.runs.iter().filter(|run| run.open && run.ends <= self.now).map(|run| run.id.clone()).collect();
+        let ended: Vec<String> =
+            self.runs.iter().filter(|run| run.open && run.ends <= self.now).map(|run| run.id.clone()).collect();
         for id in ended {
             // Told after the run was told of: by one task in the agent.
             if self.under_way.is_none() {

@@ -71,9 +71,16 @@ impl Engine {
             in_sync: self.is_in_sync(),
             pending: (!whole).then_some(paths),
             held_open: self.dirt.held_open(),
-            problems: self.problems.iter().take(MOST).map(|((tree, path), why)| (format!("{tree}/{path}"), why.clone())).collect(),
+            problems: self
+                .problems
+                .iter()
+                .take(MOST)
+                .map(|((tree, path), why)| (format!("{tree}/{path}"), why.clone()))
+                .collect(),
             failure: failure.map(|(failure, _)| failure.clone()),
-            next_try: failure.map(|(_, next)| next).or((!self.problems.is_empty()).then(|| self.problems_again.not_before()).flatten()),
+            next_try: failure
+                .map(|(_, next)| next)
+                .or((!self.problems.is_empty()).then(|| self.problems_again.not_before()).flatten()),
             synced: self.synced,
             paused_until: self.paused.flatten(),
             open_runs: self.open.iter().cloned().collect(),

@@ -19,6 +19,7 @@ pub mod runs;
 pub mod show;
 pub mod sync;
 pub mod version;
+pub mod watch;
 
 use super::CliError;
 use super::Context;
@@ -45,6 +46,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Doctor(args) => doctor::run(context, args).await,
         Command::Ignored(args) => ignored::run(context, args),
         Command::Config(args) => config::run(context, args),
+        Command::Watch(args) => watch::run(context, args).await,
         Command::Colony(command) => colony::run(context, command).await,
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),

@@ -1,7 +1,9 @@
 //! `pollinator run`: brings the project over, submits it, and with `--follow` stays until its results are home.
 
+use crate::agent::control::model::Job;
 use crate::cli::CliError;
 use crate::cli::Context;
+use crate::cli::handover::hand_over;
 use crate::colonies::Process;
 use crate::colonies::ProcessState;
 use crate::colonies::client::LOG_PAGE;
@@ -40,6 +42,19 @@ pub struct Args {
     pub trees_how: super::TreeArgs,
 }
 
+impl Args {
+    fn job(&self, trees: &TreeOptions) -> Job {
+        Job::Run {
+            processes: self.processes,
+            executor: self.executor.clone(),
+            allow_deletes: trees.allow_deletes,
+            jobs: Some(trees.jobs),
+            follow: self.follow,
+            commit: None,
+        }
+    }
+}
+
 /// Runs the command.
 pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
@@ -49,13 +64,22 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }
     super::sync::look_before_first_upload(context, &connection, &project).await?;
-    let options = run::Options { processes: args.processes, executor: args.executor, trees, only_new: false };
-    let events = context.events();
-    let submitted = context.interruptible(run::submit(&connection, &project, &options, &events)).await??;
+    // What the agent hands back is held to the end: as long as it is, the results are ours to bring home.
+    let handed = match args.trees_how.limit_up {
+        None => hand_over(context, &connection, &project, args.job(&trees)).await?,
+        Some(_) => None,
+    };
+    let runs = match &handed {
+        Some(handed) => made(&connection, &handed.runs)?,
+        None => {
+            let options = run::Options { processes: args.processes, executor: args.executor, trees, only_new: false };
+            context.interruptible(run::submit(&connection, &project, &options, &context.events())).await??.runs
+        }
+    };
     if !args.follow {
         return Ok(());
     }
-    let runs = match follow_all(context, &connection, submitted.runs, args.count).await? {
+    let runs = match follow_all(context, &connection, runs, args.count).await? {
         Followed::Ended(runs) => runs,
         Followed::Interrupted(runs) => {
             let ids: Vec<&str> = runs.iter().filter_map(|run| run.process_id.as_deref()).collect();
@@ -64,6 +88,16 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     };
     bring_home(context, &connection, &project, &runs, &trees).await?;
     fate(&runs)
+}
+
+/// Runs that the agent made, out of the books.
+fn made(connection: &Connection, ids: &[String]) -> Result<Vec<Run>, CliError> {
+    let mut runs = Vec::new();
+    for id in ids {
+        let run = connection.journal.run(id)?;
+        runs.push(run.ok_or_else(|| CliError::failed(format!("the agent made run {id}, which is not in the books here")))?);
+    }
+    Ok(runs)
 }
 
 /// How following ended.

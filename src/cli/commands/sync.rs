@@ -1,11 +1,13 @@
 //! `pollinator sync`: brings the trees in step, or shows what it would do; also the look at what makes a first upload big.
 
+use crate::agent::control::model::Job;
 use crate::cfs::Plan;
 use crate::cfs::SyncReport;
 use crate::cfs::VerifyReport;
 use crate::cfs::plan::Entry;
 use crate::cli::CliError;
 use crate::cli::Context;
+use crate::cli::handover::hand_over;
 use crate::cli::render::sizes;
 use crate::event::Tree;
 use crate::index;
@@ -47,6 +49,12 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         return show_plans(context, &connection, &project, &chosen, &options).await;
     }
     look_before_first_upload(context, &connection, &project).await?;
+    if !args.verify && args.trees_how.limit_up.is_none() {
+        let job = Job::Sync { trees: args.trees.clone(), allow_deletes: options.allow_deletes, jobs: Some(options.jobs) };
+        if hand_over(context, &connection, &project, job).await?.is_some() {
+            return Ok(());
+        }
+    }
     let events = context.events();
     let _lock = run::submission::lock(&connection, &project, &events).await?;
     let mut first_complaint = Ok(());

@@ -2,6 +2,17 @@
 
 use tracing_subscriber::EnvFilter;
 
+/// Those of the agent: what it does, with times unless a journal adds them.
+pub fn start_agent(verbose: bool) {
+    let default = if verbose { "warn,pollinator=debug" } else { "off,pollinator=info" };
+    let filter = EnvFilter::try_from_env("POLLINATOR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let layer =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).with_ansi(terminal);
+    // Set by systemd where standard error goes to its journal.
+    let _ = if std::env::var_os("JOURNAL_STREAM").is_some() { layer.without_time().try_init() } else { layer.try_init() };
+}
+
 /// Starts them: warnings, with `-v` our own steps; `POLLINATOR_LOG` (the syntax of tracing's filters) says otherwise.
 pub fn start(verbose: bool) {
     // What libraries say of a failure, our own errors say in better words.
