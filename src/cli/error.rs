@@ -118,10 +118,16 @@ impl From<run::Error> for CliError {
         match error {
             run::Error::Colony(error) => error.into(),
             run::Error::Files(error) => error.into(),
+            run::Error::Project(error) => error.into(),
             run::Error::NoExecutor { .. }
             | run::Error::UnknownRun(_)
             | run::Error::AmbiguousRun { .. }
-            | run::Error::NoSource { .. } => CliError::new(USAGE, error.to_string()).with_hints(error.hint()),
+            | run::Error::NoSource { .. }
+            | run::Error::NoRepository { .. }
+            | run::Error::UnknownRevision { .. }
+            | run::Error::NotInCommit { .. }
+            | run::Error::NotWhole { .. }
+            | run::Error::BadTarget { .. } => CliError::new(USAGE, error.to_string()).with_hints(error.hint()),
             error => CliError::failed(error.to_string()).with_hints(error.hint()),
         }
     }

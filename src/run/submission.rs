@@ -6,13 +6,14 @@
 use super::Connection;
 use super::Error;
 use super::follow::ExecutorNames;
-use super::provenance;
 use super::provenance::Provenance;
+use super::source::Origin;
+use super::source::Source;
 use super::spec;
 use super::spec::Parts;
-use super::trees;
 use super::trees::Frozen;
 use super::trees::TreeOptions;
+use crate::cfs::SyncReport;
 use crate::colonies;
 use crate::colonies::EXECUTOR_APPROVED;
 use crate::colonies::FunctionSpec;
@@ -21,6 +22,7 @@ use crate::colonies::ProcessFilter;
 use crate::colonies::ProcessState;
 use crate::event::Event;
 use crate::event::Events;
+use crate::event::Tree;
 use crate::journal::runs::Run;
 use crate::journal::runs::RunState;
 use crate::project::Project;
@@ -40,6 +42,14 @@ pub struct Options {
     pub executor: Option<String>,
     /// How the trees are brought over.
     pub trees: TreeOptions,
+    /// What is run.
+    pub source: Source,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { processes: 1, executor: None, trees: TreeOptions::default(), source: Source::default() }
+    }
 }
 
 /// The way of a run up to its process: files over, tree frozen, intent written, submitted.
@@ -47,13 +57,12 @@ pub struct Options {
 /// Gives one [`Run`] for each process. A process that an interrupted call submitted already for the very same run is
 /// taken instead of a new one.
 pub async fn submit(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Vec<Run>, Error> {
+    let origin = Origin::of(project, &options.source, events).await?;
+    let project = &origin.project;
     let executors = executors(connection, project, options).await?;
-    check_source(project)?;
-    let _lock = lock(connection, project, events).await?;
+    let lock = lock(connection, project, events).await?;
     let mut interrupted = settle_intents(connection, project, events).await?;
-    let report = trees::bring_over(connection, project, &options.trees, events).await?;
-    let provenance = provenance::of(&project.folder).await;
-    let frozen = trees::freeze(connection, project, &report).await?;
+    let (frozen, provenance) = origin.freeze(connection, &lock, &options.trees, events).await?;
     let mut runs = Vec::new();
     for _ in 0..options.processes {
         let run = intent(connection, project, &executors, &frozen, &provenance)?;
@@ -66,6 +75,35 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
         }
     }
     Ok(runs)
+}
+
+/// What a run would do.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// The commit whose content is run; none: the working tree.
+    pub commit: Option<String>,
+    /// What would be brought over.
+    pub plans: Vec<(Tree, SyncReport)>,
+    /// What would be submitted, with placeholders for ids that are not known yet.
+    pub spec: FunctionSpec,
+}
+
+/// Says what [`submit`] would do, and does nothing.
+pub async fn preview(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Preview, Error> {
+    let origin = Origin::of(project, &options.source, events).await?;
+    let project = &origin.project;
+    let executors = executors(connection, project, options).await?;
+    let lock = lock(connection, project, events).await?;
+    let plans = origin.plans(connection, &lock, &options.trees, events).await?;
+    let parts = Parts {
+        colony: connection.client().colony(),
+        executors: &executors,
+        snapshot_id: spec::NO_SNAPSHOT,
+        snapshot_label: &spec::label(&project.settings.projectname, Tree::Src),
+        run_id: spec::NO_RUN,
+    };
+    let spec = spec::function_spec(&project.settings, &parts);
+    Ok(Preview { commit: origin.commit().map(|commit| commit.id.clone()), plans, spec })
 }
 
 /// The project's lock, with a word when somebody else holds it.
@@ -88,12 +126,6 @@ async fn executors(connection: &Connection, project: &Project, options: &Options
         return Ok(names);
     }
     Err(Error::NoExecutor { names, colony: connection.client().colony().into(), available })
-}
-
-fn check_source(project: &Project) -> Result<(), Error> {
-    let Some(source) = &project.settings.source else { return Ok(()) };
-    let path = project.tree_folder(crate::event::Tree::Src).join(source);
-    if path.is_file() { Ok(()) } else { Err(Error::NoSource { source_file: source.clone() }) }
 }
 
 /// A run as it is written down before it is submitted.
@@ -125,9 +157,11 @@ fn intent(
         snapshot_id: frozen.snapshot_id.clone(),
         git_commit: provenance.commit.clone(),
         git_dirty: provenance.dirty,
+        revision: provenance.revision.clone(),
         process_id: None,
         state: RunState::Intent,
         executor: None,
+        nodes: None,
         started: None,
         ended: None,
         errors: Vec::new(),
@@ -137,7 +171,7 @@ fn intent(
 }
 
 /// 32 random hex digits.
-fn new_run_id() -> Result<String, Error> {
+pub fn new_run_id() -> Result<String, Error> {
     let mut bytes = [0u8; 16];
     let failed = |e: getrandom::Error| Error::Local {
         what: "no randomness from the system for a run's id".into(),
@@ -238,7 +272,7 @@ pub async fn settle_intents(connection: &Connection, project: &Project, events: 
 
 /// Takes an interrupted run that is the same in everything but its id.
 fn take_same(interrupted: &mut Vec<Run>, run: &Run) -> Option<Run> {
-    let same = |earlier: &Run| earlier.spec.replace(&earlier.run_id, "") == run.spec.replace(&run.run_id, "");
+    let same = |earlier: &Run| spec::without_id(&earlier.spec, &earlier.run_id) == spec::without_id(&run.spec, &run.run_id);
     let at = interrupted.iter().position(same)?;
     Some(interrupted.remove(at))
 }

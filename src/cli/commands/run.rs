@@ -11,6 +11,7 @@ use crate::journal::runs::RunState;
 use crate::project::Project;
 use crate::run;
 use crate::run::Connection;
+use crate::run::Source;
 use crate::run::trees::TreeOptions;
 use futures_util::future::join_all;
 
@@ -32,6 +33,9 @@ pub struct Args {
     /// Show what would be transferred and submitted, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Run what this commit of the project's git repository holds (cfs/src and project.yaml) instead of the working tree
+    #[arg(long, value_name = "REV")]
+    pub commit: Option<String>,
     /// Run on this executor instead of those in project.yaml
     #[arg(long, value_name = "NAME")]
     pub executor: Option<String>,
@@ -45,11 +49,17 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
     let connection = context.connect_with(args.trees_how.limit_up).await?;
     let trees = args.trees_how.options(context, args.dry_run)?;
-    if args.dry_run {
+    if args.dry_run && args.commit.is_none() {
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }
-    super::sync::look_before_first_upload(context, &connection, &project).await?;
-    let options = run::Options { processes: args.processes, executor: args.executor, trees };
+    let source = args.commit.map_or(Source::WorkingTree, Source::Commit);
+    let options = run::Options { processes: args.processes, executor: args.executor, trees, source };
+    if args.dry_run {
+        return show_preview(context, &connection, &project, &options).await;
+    }
+    // What a commit holds was chosen when it was made.
+    let looked_at = if options.source == Source::WorkingTree { &[Tree::Src, Tree::Data][..] } else { &[Tree::Data] };
+    super::sync::look_before_first_upload(context, &connection, &project, looked_at).await?;
     let events = context.events();
     let submitted = context.interruptible(run::submit(&connection, &project, &options, &events)).await??;
     if !args.follow {
@@ -64,6 +74,28 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     };
     bring_home(context, &connection, &project, &runs, &trees).await?;
     fate(&runs)
+}
+
+/// What would be brought over and submitted.
+async fn show_preview(
+    context: &Context,
+    connection: &Connection,
+    project: &Project,
+    options: &run::Options,
+) -> Result<(), CliError> {
+    let events = context.events();
+    let preview = run::preview(connection, project, options, &events);
+    let preview = context.interruptible(preview).await??;
+    if context.json() {
+        let trees = super::sync::documents(&preview.plans);
+        let document = serde_json::json!({ "commit": preview.commit, "trees": trees, "spec": preview.spec });
+        return context.print_json(&document);
+    }
+    if let Some(commit) = &preview.commit {
+        context.print(&format!("commit {commit}"));
+    }
+    super::sync::print_plans(context, &preview.plans);
+    context.print_json(&preview.spec)
 }
 
 /// How following ended.
