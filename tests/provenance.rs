@@ -212,6 +212,9 @@ fn the_source_of_a_run_comes_back_as_it_was() {
     lab.run_in(&project, ["run", "-f"]).expect_code(0);
     let run = show(&lab, &project, "last")["run"]["run_id"].as_str().unwrap().to_owned();
     fs::write(src.join("main.py"), "print('second')\n").unwrap();
+    // Removing a file breaks the snapshots that list it.
+    fs::remove_file(src.join("bin/tool")).unwrap();
+    fs::rename(src.join("ä b"), src.join("renamed")).unwrap();
     // Every file executable, as on file systems that know no permissions.
     for (name, _) in files(&src) {
         fs::set_permissions(src.join(name), fs::Permissions::from_mode(0o755)).unwrap();

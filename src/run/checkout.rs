@@ -172,7 +172,7 @@ async fn from_snapshot(
         return Err(NoTree::Gone(vec!["it has no snapshot".into()]));
     }
     let broken = |problems: &[(String, String)]| NoTree::Gone(vec![format!("snapshot {id}: {}", super::error::list(problems))]);
-    let listed = match connection.cfs.snapshot_tree(id, "").await {
+    let listed = match connection.cfs.snapshot_tree_as_it_was(id, &connection.journal).await {
         Ok(listed) => listed,
         Err(error @ cfs::Error::Colony(_)) if !error.is_unreachable() => {
             let client = connection.client();
