@@ -295,7 +295,8 @@ impl<'a> Work<'a> {
             if emptied && !plan.remove_remote.is_empty() && files > plan.forget.len() {
                 return Err(Error::TreeEmptied { folder, files });
             }
-            if self.base.device != self.local.device && !plan.remove_remote.is_empty() {
+            // A folder that was not there at the last synchronization was on no file system.
+            if ![0, self.local.device].contains(&self.base.device) && !plan.remove_remote.is_empty() {
                 return Err(Error::OtherFileSystem { folder, missing: plan.remove_remote.len() });
             }
         }

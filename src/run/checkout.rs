@@ -290,9 +290,10 @@ impl Target {
         if folder.symlink_metadata().is_err() {
             let path = std::path::absolute(folder).map_err(unreadable)?;
             let above = path.parent().filter(|_| path.file_name().is_some()).ok_or_else(|| bad("is no name for a folder"))?;
-            return match above.is_dir() {
-                true => Ok(Target { path, permissions: None }),
-                false => Err(bad("cannot be made: the folder above it does not exist")),
+            let name = path.file_name().unwrap_or_default();
+            return match above.canonicalize() {
+                Ok(above) if above.is_dir() => Ok(Target { path: above.join(name), permissions: None }),
+                _ => Err(bad("cannot be made: the folder above it does not exist")),
             };
         }
         let path = folder.canonicalize().map_err(|_| bad("is a symbolic link that leads nowhere"))?;

@@ -210,17 +210,21 @@ impl Apart {
         let snapshot = match &self.again {
             Some(snapshot) => snapshot.clone(),
             None => {
-                let report = self.sync(connection, events).await?;
-                if !report.problems.is_empty() {
-                    return Err(Error::Incomplete { problems: problems_of(Tree::Src, &report.problems) });
-                }
-                let snapshot = cfs::snapshot(&connection.cfs, &self.options.label, &report, None).await?;
-                // The folder goes, and this label is not brought in step with it again.
+                let made = self.freeze_anew(connection, events).await;
+                // The folder goes, and is not brought in step with this label again.
                 cfs::forget_tree(&connection.cfs, &connection.journal, &self.options.label, &self.options.folder)?;
-                snapshot
+                made?
             }
         };
         Ok(Frozen { snapshot_id: snapshot.snapshotid, label: snapshot.label, digest: self.digest.clone() })
+    }
+
+    async fn freeze_anew(&self, connection: &Connection, events: &Events) -> Result<Snapshot, Error> {
+        let report = self.sync(connection, events).await?;
+        if !report.problems.is_empty() {
+            return Err(Error::Incomplete { problems: problems_of(Tree::Src, &report.problems) });
+        }
+        Ok(cfs::snapshot(&connection.cfs, &self.options.label, &report, None).await?)
     }
 }
 
