@@ -66,7 +66,7 @@ fn a_commit_is_run_whatever_is_on_the_disk_and_is_brought_over_once() {
     fs::write(src.join("main.py"), program("2")).unwrap();
     executable(&src.join("bin/tool"), "#!/bin/sh\necho tool 2\n");
     fs::write(src.join("untracked.py"), "").unwrap();
-    git(&lab, &top, &["add", "deep inside/project/cfs/src/main.py"]);
+    git(&lab, &project, &["add", "cfs/src/main.py"]);
     let status = git(&lab, &top, &["status", "--porcelain"]);
     let index = fs::read(top.join(".git/index")).unwrap();
 
@@ -85,6 +85,12 @@ fn a_commit_is_run_whatever_is_on_the_disk_and_is_brought_over_once() {
     let again = lab.run_in(&project, ["run", "-f", "--commit", &first[..10]]).expect_code(0);
     assert!(!again.stderr.contains("Uploaded") && again.stdout.contains("version 1"), "{}", again.all());
     assert_eq!(last(&lab, &project)["snapshot_id"], run["snapshot_id"]);
+
+    // A folder that is gone is nothing to compare with later.
+    let journal = rusqlite::Connection::open(lab.state().join("journal.db")).unwrap();
+    let sql = "SELECT count(*) FROM base_tree WHERE place LIKE '%/runs/%'";
+    assert_eq!(journal.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap(), 0);
+    drop(journal);
 
     // The label of the working tree was not touched, and is not now.
     let working = lab.run_in(&project, ["run", "-f"]).expect_code(0);
@@ -221,28 +227,29 @@ fn it_works_in_a_worktree_at_a_detached_head_and_from_a_hook() {
     fs::write(project.join("cfs/src/main.py"), program("2")).unwrap();
     commit(&lab, &top, "second");
     git(&lab, &top, &["worktree", "add", "-q", "--detach", "../tree", "HEAD"]);
-    let other = lab.home().join("tree/deep inside/project");
+    let other = lab.home().join("tree").join(git::BELOW);
     fs::write(other.join("cfs/src/main.py"), program("3")).unwrap();
     git(&lab, &other, &["commit", "-q", "-a", "-m", "third"]);
     for (revision, version) in [("HEAD", 3), ("HEAD^", 2), (first.as_str(), 1), ("main", 2)] {
         let ended = lab.run_in(&other, ["run", "-f", "--commit", revision]).expect_code(0);
         assert!(ended.stdout.starts_with(&format!("version {version}\n")), "{revision}: {}", ended.stdout);
     }
-    // Git tells its hooks of the repository in variables that mean another thing in another folder.
+    // Git tells its hooks of the repository in variables that mean another thing in another folder; in a worktree, most of all.
     let log = lab.home().join("log");
     let program_path = env!("CARGO_BIN_EXE_pollinator");
     let hook = format!(
-        "#!/bin/sh\nPOLLINATOR_STATE_DIR='{}' '{program_path}' -C 'deep inside/project' run -f --commit HEAD >'{}' 2>&1\n",
+        "#!/bin/sh\nPOLLINATOR_STATE_DIR='{}' '{program_path}' -C '{}' run -f --commit HEAD >'{}' 2>&1\n",
         lab.state().display(),
+        git::BELOW,
         log.display()
     );
     executable(&top.join(".git/hooks/post-commit"), &hook);
-    fs::write(project.join("cfs/src/main.py"), program("4")).unwrap();
-    let fourth = commit(&lab, &top, "fourth");
+    fs::write(other.join("cfs/src/main.py"), program("4")).unwrap();
+    let fourth = commit(&lab, &other, "fourth");
     let said = fs::read_to_string(&log).unwrap();
     assert!(said.contains("version 4\n"), "{said}");
-    assert_eq!(last(&lab, &project)["git_commit"], fourth);
-    assert_eq!(git(&lab, &top, &["status", "--porcelain"]), "");
+    assert_eq!(last(&lab, &other)["git_commit"], fourth);
+    assert_eq!(git(&lab, &other, &["status", "--porcelain"]), "");
 }
 
 #[test]

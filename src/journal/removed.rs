@@ -5,6 +5,7 @@ use super::Error;
 use super::Journal;
 use rusqlite::OptionalExtension;
 use rusqlite::params;
+use std::collections::BTreeMap;
 
 /// Tables of schema version 7.
 pub(super) const SCHEMA_1: &str = "
@@ -48,6 +49,32 @@ impl Journal {
         write().map_err(|e| self.failed(e))
     }
 
+    /// The objects of all rows that we removed, by the rows' ids. Without those of empty files, which have none.
+    pub fn removed_objects(&self) -> Result<BTreeMap<String, String>, Error> {
+        let db = self.lock();
+        let read = || -> rusqlite::Result<BTreeMap<String, String>> {
+            let mut query = db.prepare_cached("SELECT file_id, object FROM removed_file WHERE object <> ''")?;
+            query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        read().map_err(|e| self.failed(e))
+    }
+
+    /// Forgets rows whose objects are gone.
+    pub fn forget_removed<'k>(&self, objects: impl Iterator<Item = &'k str>) -> Result<(), Error> {
+        let mut db = self.lock();
+        let write = || -> rusqlite::Result<()> {
+            let transaction = db.transaction()?;
+            {
+                let mut forget = transaction.prepare_cached("DELETE FROM removed_file WHERE object = ?1")?;
+                for object in objects {
+                    forget.execute([object])?;
+                }
+            }
+            transaction.commit()
+        };
+        write().map_err(|e| self.failed(e))
+    }
+
     /// A row that we removed; none where it was not us.
     pub fn removed_file(&self, file_id: &str) -> Result<Option<RemovedFile>, Error> {
         let db = self.lock();
@@ -80,5 +107,10 @@ mod tests {
         assert_eq!(journal.removed_file("a").unwrap(), Some(row("a", 1)));
         assert_eq!(journal.removed_file("b").unwrap(), Some(row("b", 3)));
         assert_eq!(journal.removed_file("c").unwrap(), None);
+        journal.note_removed(&[RemovedFile { object: "key".into(), ..row("d", 4) }]).unwrap();
+        assert_eq!(journal.removed_objects().unwrap(), BTreeMap::from([("d".to_owned(), "key".to_owned())]));
+        journal.forget_removed(["key", "other"].into_iter()).unwrap();
+        assert_eq!(journal.removed_file("d").unwrap(), None);
+        assert!(journal.removed_file("a").unwrap().is_some());
     }
 }

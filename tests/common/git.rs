@@ -44,10 +44,13 @@ pub fn commit(lab: &Lab, folder: &Path, message: &str) -> String {
     git(lab, folder, &["rev-parse", "HEAD"]).trim().to_owned()
 }
 
+/// Where a project lies in a repository, with characters that mean something else in patterns.
+pub const BELOW: &str = "deep [in]side/pro*ject";
+
 /// Moves a project into a folder of a repository that is yet to be made; gives both.
 pub fn below(lab: &Lab, project: &Path, name: &str) -> (PathBuf, PathBuf) {
     let repository = lab.home().join(name);
-    let moved = repository.join("deep inside/project");
+    let moved = repository.join(BELOW);
     std::fs::create_dir_all(moved.parent().unwrap()).unwrap();
     std::fs::rename(project, &moved).unwrap();
     (repository, moved)
