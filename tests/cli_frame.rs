@@ -11,13 +11,14 @@ use std::fs;
 use std::process::Command;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "new",
     "run",
     "sync",
     "diff",
     "runs",
     "show",
+    "checkout",
     "logs",
     "cancel",
     "results",
@@ -264,7 +265,8 @@ fn the_function_specification_is_that_of_todays_tool() {
     let words = &spec["kwargs"];
     assert_eq!((words["cmd"].as_str(), words["docker-image"].as_str()), (Some("python3"), Some("python:3.12")));
     assert_eq!((&words["rebuild-image"], &words["init-cmd"]), (&Value::Bool(false), &Value::from("")));
-    assert_eq!(spec["env"], serde_json::json!({ "PROJECT_DIR": "/cfs/pollinator/p" }));
+    let env = serde_json::json!({ "PROJECT_DIR": "/cfs/pollinator/p", "RESULT_DIR": "/cfs/pollinator/p/result" });
+    assert_eq!((&spec["env"], &spec["label"]), (&env, &Value::from("")));
     let fs = &spec["fs"];
     let (snapshot, result, data) = (&fs["snapshots"][0], &fs["dirs"][0], &fs["dirs"][1]);
     let id = snapshot["snapshotid"].as_str().unwrap();

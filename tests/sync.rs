@@ -276,6 +276,20 @@ async fn files_that_are_missing_on_another_file_system_are_not_deleted_in_the_co
 }
 
 #[tokio::test]
+async fn a_folder_that_came_with_its_first_files_loses_what_is_deleted_in_it() {
+    let colony = Colony::start().await;
+    let (here, executor) = (colony.side("here"), colony.side("executor"));
+    std::fs::remove_dir(here.root(Tree::Result)).unwrap();
+    executor.write(Tree::Result, "r", "1");
+    executor.write(Tree::Result, "s", "1");
+    executor.sync_policy(Tree::Result, Policy::SendOnly { keep_local: true }).await;
+    here.sync(Tree::Result).await;
+    here.remove(Tree::Result, "r");
+    here.sync(Tree::Result).await;
+    assert_eq!(here.remote_names(Tree::Result).await, ["s"]);
+}
+
+#[tokio::test]
 async fn results_that_vanished_in_the_colony_stay_here() {
     let colony = Colony::start().await;
     let (here, executor) = (colony.side("here"), colony.side("executor"));

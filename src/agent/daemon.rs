@@ -554,6 +554,7 @@ impl Daemon {
             Job::Flush => Ask::Flush,
             Job::Sync { trees, .. } if trees.is_empty() || [Tree::Src, Tree::Data].iter().all(|t| trees.contains(t)) => Ask::Sync,
             Job::Sync { .. } => Ask::Fetch,
+            Job::Run { commit: Some(_), .. } => Ask::RunOther,
             Job::Run { .. } => Ask::Run,
         };
         member.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(ask, lines.clone());

@@ -17,6 +17,7 @@ use crate::project;
 use crate::project::Project;
 use crate::run;
 use crate::run::Connection;
+use crate::run::source::Source;
 use crate::run::submission;
 use crate::run::trees;
 use crate::run::trees::Frozen;
@@ -208,16 +209,24 @@ impl Work<'_> {
             Some(Job::Run { processes, executor, .. }) => (*processes, executor.clone()),
             _ => (1, None),
         };
-        let options = submission::Options { processes, executor, trees: self.options(for_save), only_new: for_save };
+        let source = match self.job {
+            Some(Job::Run { commit: Some(commit), .. }) => Source::Commit(commit.clone()),
+            _ => Source::WorkingTree,
+        };
+        let is_commit = source != Source::WorkingTree;
+        let trees = self.options(for_save);
+        let options = submission::Options { processes, executor, trees, source, only_new: for_save };
         self.cancel(replace).await?;
         let submitted = match frozen {
-            Some(frozen) if fresh => {
+            Some(frozen) if fresh && !is_commit => {
                 run::submission::submit_frozen(self.connection, self.project, &options, frozen, self.events).await?
             }
             _ => run::submit(self.connection, self.project, &options, self.events).await?,
         };
         let busy: Vec<Place> = submitted.busy.into_iter().map(|(tree, path)| (tree, path.to_string())).collect();
         let frozen = match submitted.frozen {
+            // What a commit holds says nothing of what lies here.
+            _ if is_commit => Freshness::Keep,
             Some(frozen) if busy.is_empty() => Freshness::Now((frozen.snapshot_id, frozen.label, frozen.digest)),
             _ => Freshness::Forget,
         };

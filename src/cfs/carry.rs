@@ -1,6 +1,7 @@
 //! Carrying a plan out, file by file, several at once. One bad file is listed and blocks no other; each file that is confirmed
 //! is remembered, so that whatever cuts this off costs no finished file.
 
+use super::Cfs;
 use super::Error;
 use super::claim;
 use super::download::blocking;
@@ -8,6 +9,7 @@ use super::labels;
 use super::place;
 use super::place::Expected;
 use super::plan::Entry;
+use super::plan::Policy;
 use super::sync::Work;
 use super::sync::now;
 use super::upload;
@@ -20,7 +22,9 @@ use crate::event::Event;
 use crate::index::KnownObject;
 use crate::index::RelPath;
 use crate::index::Stat;
+use crate::journal::Journal;
 use crate::journal::base::BaseFile;
+use crate::journal::removed::RemovedFile;
 use crate::journal::uploads::OpenUpload;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
@@ -211,16 +215,16 @@ impl Work<'_> {
             return Ok(());
         }
         self.note_removal()?;
-        let (cfs, options) = (self.cfs, self.options);
+        let (cfs, journal, options) = (self.cfs, self.journal, self.options);
         let mut running = futures_util::stream::iter(entries)
             .map(|entry| async move {
                 let (label, name) = labels::place_of(&options.label, &entry.path);
-                let removed = cfs.client.remove_file(&label, &name).await;
+                let removed = remove_row(cfs, journal, options.policy, &label, &name).await;
                 (entry, removed)
             })
             .buffer_unordered(options.jobs.max(1));
         while let Some((entry, removed)) = running.next().await {
-            match removed.map_err(Failed::from) {
+            match removed {
                 Ok(()) => {
                     self.remote.files.remove(&entry.path);
                     self.change.gone.push(entry.path.to_string());
@@ -233,6 +237,24 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// Removes a row with all its revisions. Snapshots are made of mirrored trees: what a row of one of these says is written down
+/// first, so that the source of an earlier run can still be brought back.
+async fn remove_row(cfs: &Cfs, journal: &Journal, policy: Policy, label: &str, name: &str) -> Result<(), Failed> {
+    if policy == Policy::Mirror {
+        let revisions = cfs.client.file_revisions(label, name).await?;
+        let noted = revisions.into_iter().map(|file| RemovedFile {
+            file_id: file.fileid,
+            label: file.label,
+            name: file.name,
+            size: file.size,
+            sha256: file.checksum,
+            object: file.reference.s3object.object,
+        });
+        journal.note_removed(&noted.collect::<Vec<_>>()).map_err(|error| Failed::All(error.into()))?;
+    }
+    Ok(cfs.client.remove_file(label, name).await?)
 }
 
 /// Removes a file that is still what was looked at (or the folder that a marker stands for), and the folders above it that are

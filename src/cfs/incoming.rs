@@ -113,6 +113,9 @@ impl Work<'_> {
         }
         let agreed = BaseFile { sha256: file.sha256, mode: fetched.mode, fetched: true };
         self.change.agreed.push((file.path.to_string(), agreed));
+        if !file.path.is_folder_marker() {
+            self.report.arrived.insert(file.path);
+        }
     }
 
     /// Says how much did not have to travel.

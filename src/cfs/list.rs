@@ -6,6 +6,8 @@ use super::labels;
 use crate::colonies::File;
 use crate::index;
 use crate::index::RelPath;
+use crate::journal::Journal;
+use crate::journal::removed::RemovedFile;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use std::collections::BTreeMap;
@@ -107,6 +109,16 @@ impl Cfs {
     ///
     /// A file that was removed since stands among the problems: the snapshot is broken then.
     pub async fn snapshot_tree(&self, snapshot_id: &str, root: &str) -> Result<RemoteTree, Error> {
+        self.read_snapshot(snapshot_id, root, None).await
+    }
+
+    /// As [`Cfs::snapshot_tree`], of the label that it was made of; what we removed since is told all the same, with the object
+    /// that held it.
+    pub async fn snapshot_tree_as_it_was(&self, snapshot_id: &str, journal: &Journal) -> Result<RemoteTree, Error> {
+        self.read_snapshot(snapshot_id, "", Some(journal)).await
+    }
+
+    async fn read_snapshot(&self, snapshot_id: &str, root: &str, journal: Option<&Journal>) -> Result<RemoteTree, Error> {
         let snapshot = self.client.snapshot(snapshot_id).await?;
         let root = if root.is_empty() { snapshot.label.clone() } else { root.to_owned() };
         let mut rows = futures_util::stream::iter(snapshot.fileids.unwrap_or_default())
@@ -114,12 +126,19 @@ impl Cfs {
             .buffer_unordered(AT_ONCE);
         let mut tree = RemoteTree::default();
         while let Some((id, row)) = rows.try_next().await? {
-            match row {
-                Some(File { label, name, size, checksum, reference, .. }) => {
+            let removed = match (&row, journal) {
+                (None, Some(journal)) => journal.removed_file(&id)?,
+                _ => None,
+            };
+            match (row, removed) {
+                (Some(File { label, name, size, checksum, reference, .. }), _) => {
                     let row = Row { name, size, sha256: checksum, object: reference.s3object.object };
                     tree.take(&root, &label, row);
                 }
-                None => {
+                (None, Some(RemovedFile { label, name, size, sha256, object, .. })) => {
+                    tree.take(&root, &label, Row { name, size, sha256, object });
+                }
+                (None, None) => {
                     tree.problems.push((format!("file {id}"), "was removed from the colony after the snapshot was made".into()))
                 }
             }

@@ -17,6 +17,8 @@ use super::upload::row;
 use crate::colonies::ProcessFilter;
 use crate::colonies::ProcessState;
 use crate::colonies::Snapshot;
+use crate::index::LocalFile;
+use crate::index::LocalTree;
 use crate::index::RelPath;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
@@ -28,6 +30,8 @@ const AT_ONCE: usize = 8;
 /// For so long (seconds) a snapshot serves again, and a frozen tree is added to: a week. `gc` on another machine removes what is
 /// twice as old, and cannot see that somebody is about to use it.
 pub(super) const SERVES: i64 = 7 * 24 * 3600;
+/// The label below a project's where trees stand that were frozen for runs.
+pub(super) const FROZEN: &str = "runs";
 /// Most processes of one state that the server lists.
 const LISTED: u32 = 100;
 
@@ -56,6 +60,20 @@ pub async fn snapshot(cfs: &Cfs, label: &str, report: &SyncReport, earlier: Opti
         found if found == expected => Ok(snapshot),
         found => Err(Error::WrongSnapshot { label: own, expected, found }),
     }
+}
+
+/// An earlier snapshot of a tree that stands alone ([`own_label`] of `label`) and that `local` is the same as: given where it may
+/// serve again and the colony still has every file of it. Nothing is known of removals from such a label, so it is looked at.
+pub async fn frozen_again(cfs: &Cfs, label: &str, id: &str, local: &LocalTree) -> Result<Option<Snapshot>, Error> {
+    let Some(snapshot) = still_there(cfs, id, local.files.len()).await? else { return Ok(None) };
+    let (project, _) = label.rsplit_once('/').unwrap_or((label, ""));
+    if !labels::is_below(&format!("{project}/{FROZEN}"), &snapshot.label) {
+        return Ok(None);
+    }
+    let there = cfs.list(&snapshot.label).await?;
+    let is_there = |(path, file): (&RelPath, &LocalFile)| there.files.get(path).is_some_and(|t| t.sha256 == file.sha256);
+    let whole = there.files.len() == local.files.len() && local.files.iter().all(is_there);
+    Ok(whole.then_some(snapshot))
 }
 
 /// Whether the label still holds the very rows that `report` tells of. Then it held them when the snapshot was made, too: each
@@ -101,9 +119,9 @@ fn short(digest: &str) -> &str {
 
 /// Where a tree stands alone: `/pollinator/<project>/runs/<digest>-<week>/src`. Nothing is added to it when that time is
 /// over.
-fn own_label(label: &str, digest: &str, now: Timestamp) -> String {
+pub fn own_label(label: &str, digest: &str, now: Timestamp) -> String {
     let (project, tree) = label.rsplit_once('/').unwrap_or((label, "src"));
-    format!("{project}/runs/{}-{}/{tree}", short(digest), now.as_second() / SERVES)
+    format!("{project}/{FROZEN}/{}-{}/{tree}", short(digest), now.as_second() / SERVES)
 }
 
 /// Makes a label hold exactly this tree, by copies inside the store. What is there already from an earlier run stays.

@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::plan::Policy;
 use super::plan::Side;
 use super::snapshot;
+use super::tree;
 use super::unfinished;
 use crate::event::Event;
 use crate::event::Events;
@@ -20,7 +21,6 @@ use crate::index;
 use crate::index::FOLDER_MARKER;
 use crate::index::Index;
 use crate::index::KnownObject;
-use crate::index::LocalFile;
 use crate::index::LocalTree;
 use crate::index::RelPath;
 use crate::index::ignore::Rules;
@@ -31,8 +31,6 @@ use crate::journal::base::BaseFile;
 use crate::journal::uploads::OpenUpload;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
-use sha2::Digest;
-use sha2::Sha256;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
@@ -88,6 +86,8 @@ pub struct SyncReport {
     pub downloaded: (u64, u64),
     /// Those of them that were on this machine already under another name, and their bytes: none of these travelled.
     pub copied: (u64, u64),
+    /// The files that came, under their names here; no folders' markers.
+    pub arrived: BTreeSet<RelPath>,
     /// Files that were not brought in step, and why.
     pub problems: Vec<(String, String)>,
     /// What is no file and stays behind, and why.
@@ -130,6 +130,12 @@ pub async fn sync(
 pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<bool, Error> {
     let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     Ok(journal.base(&place(cfs, label), &root)?.is_some())
+}
+
+/// Forgets what a folder and a label held when they were last in step: for a folder that is not there for long.
+pub fn forget_tree(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<(), Error> {
+    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    Ok(journal.forget_base(&place(cfs, label), &root)?)
 }
 
 /// Where a base belongs to. With our id: a colony that was made anew at the same address is another place.
@@ -327,7 +333,8 @@ impl<'a> Work<'a> {
             if emptied && !plan.remove_remote.is_empty() && files > plan.forget.len() {
                 return Err(Error::TreeEmptied { folder, files });
             }
-            if self.base.device != self.local.device && !plan.remove_remote.is_empty() {
+            // A folder that was not there at the last synchronization was on no file system.
+            if ![0, self.local.device].contains(&self.base.device) && !plan.remove_remote.is_empty() {
                 return Err(Error::OtherFileSystem { folder, missing: plan.remove_remote.len() });
             }
         }
@@ -449,7 +456,7 @@ impl<'a> Work<'a> {
         for other in self.report.plan.foreign.iter().map(|e| &e.path).chain(&self.report.held) {
             files.remove(other);
         }
-        SyncReport { files, tree_digest: digest(&self.local.files), ..self.report }
+        SyncReport { files, tree_digest: tree::digest(&self.local.files), ..self.report }
     }
 }
 
@@ -485,7 +492,7 @@ async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> R
         let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
         let mut rules = Rules::new(&root, options.rules_from.as_deref())?;
         let mut tree = index::scan(&options.folder, &mut rules, &index, options.jobs)?;
-        mark_root(&mut tree, options.policy);
+        tree::mark_root(&mut tree, options.policy);
         if !options.dry_run {
             unfinished::sweep(&tree.leftovers, &journal);
         }
@@ -535,32 +542,6 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     let done = tokio::task::spawn_blocking(work).await;
     Ok(done.map_err(|e| Error::Local { path: folder, source: std::io::Error::other(e) })??)
-}
-
-/// A root without files of its own gets a marker: the server finds nothing below a label that holds nothing itself, neither
-/// for a snapshot nor for other executors' listings. An empty src needs it for its snapshot.
-fn mark_root(tree: &mut LocalTree, policy: Policy) {
-    let has_own = tree.files.keys().any(|path| path.parent().is_none());
-    let wanted = policy == Policy::Mirror || !tree.files.is_empty();
-    if tree.exists
-        && wanted
-        && !has_own
-        && let Ok(marker) = RelPath::parse(FOLDER_MARKER)
-    {
-        tree.files.insert(marker, LocalFile::marker());
-    }
-}
-
-/// Names, contents and executable bits of a tree, as one digest.
-fn digest(files: &BTreeMap<RelPath, LocalFile>) -> String {
-    let mut hasher = Sha256::new();
-    for (path, file) in files {
-        hasher.update(path.as_str().len().to_string());
-        for part in ["\0", path.as_str(), "\0", &file.sha256, if file.mode & 0o111 == 0 { "\0-\n" } else { "\0x\n" }] {
-            hasher.update(part);
-        }
-    }
-    hex::encode(hasher.finalize())
 }
 
 /// Nanoseconds since 1970.

@@ -58,6 +58,8 @@ pub enum Command {
     Runs(commands::runs::Args),
     /// Show what is known of a run
     Show(commands::show::Args),
+    /// Bring the very source of a run back, into a folder
+    Checkout(commands::checkout::Args),
     /// Print the log of a run
     Logs(commands::logs::Args),
     /// Cancel a waiting or running process

@@ -119,6 +119,7 @@ impl From<run::Error> for CliError {
         match error {
             run::Error::Colony(error) => error.into(),
             run::Error::Files(error) => error.into(),
+            run::Error::Project(error) => error.into(),
             error if error.is_usage() => CliError::new(USAGE, error.to_string()).with_hints(error.hint()),
             error => CliError::failed(error.to_string()).with_hints(error.hint()),
         }

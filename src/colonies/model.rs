@@ -254,6 +254,9 @@ pub const ATTRIBUTE_ENV: i64 = 3;
 /// Attribute type of entries that an executor sets.
 pub const ATTRIBUTE_SET: i64 = 4;
 
+/// Key of the attribute in which an executor names the machines of a job, with commas between.
+pub const NODES: &str = "NODES";
+
 /// A key and value on a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -113,6 +113,12 @@ impl Journal {
         read().map_err(|e| self.failed(e))
     }
 
+    /// Forgets a tree, with its files.
+    pub fn forget_base(&self, place: &str, folder: &Path) -> Result<(), Error> {
+        let sql = "DELETE FROM base_tree WHERE place = ?1 AND folder = ?2";
+        self.lock().execute(sql, params![place, folder.to_string_lossy()]).map(|_| ()).map_err(|e| self.failed(e))
+    }
+
     /// Takes over what a synchronization learned, in one transaction.
     pub fn change_base(&self, place: &str, folder: &Path, change: &BaseChange) -> Result<(), Error> {
         let mut db = self.lock();
@@ -176,5 +182,11 @@ mod tests {
         journal.change_base("a", folder, &third).unwrap();
         let (some, total) = journal.base_below("a", folder, &["a", "x", "none"]).unwrap().unwrap();
         assert_eq!((some.files.keys().map(String::as_str).collect::<Vec<_>>(), total), (vec!["a/1", "a/b/2", "x"], 5));
+        journal.forget_base("b", folder).unwrap();
+        assert!(journal.base("a", folder).unwrap().is_some());
+        journal.forget_base("a", folder).unwrap();
+        assert_eq!(journal.base("a", folder).unwrap(), None);
+        let left: i64 = journal.lock().query_row("SELECT count(*) FROM base_file", [], |row| row.get(0)).unwrap();
+        assert_eq!(left, 0);
     }
 }

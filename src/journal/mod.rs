@@ -2,10 +2,13 @@
 //!
 //! Unlike the index it is not a cache: it is written with full durability, and never rebuilt. One file a kind of row:
 //! [`base`] keeps the trees as they were when they were last in step with the colony, [`uploads`] and [`downloads`] what is
-//! on its way, [`runs`] the runs.
+//! on its way, [`runs`] the runs, [`results`] what they brought, [`removed`] files that
+//! only their snapshots still know.
 
 pub mod base;
 pub mod downloads;
+pub mod removed;
+pub mod results;
 pub mod runs;
 pub mod uploads;
 pub mod watched;
@@ -21,7 +24,16 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 
 /// Steps from one schema version to the next; never changed, only added to.
-const MIGRATIONS: &[&str] = &[base::SCHEMA_1, runs::SCHEMA_1, uploads::SCHEMA_1, downloads::SCHEMA_1, watched::SCHEMA_1];
+const MIGRATIONS: &[&str] = &[
+    base::SCHEMA_1,
+    runs::SCHEMA_1,
+    uploads::SCHEMA_1,
+    downloads::SCHEMA_1,
+    runs::SCHEMA_2,
+    results::SCHEMA_1,
+    removed::SCHEMA_1,
+    watched::SCHEMA_1,
+];
 
 /// Why the journal cannot be read or written.
 #[derive(Debug, thiserror::Error)]

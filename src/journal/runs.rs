@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::Journal;
+use crate::colonies::NODES;
 use crate::colonies::Process;
 use crate::colonies::ProcessState;
 use rusqlite::Row;
@@ -33,6 +34,12 @@ CREATE TABLE run (
 );
 CREATE INDEX run_by_time ON run(created DESC);
 CREATE INDEX run_by_process ON run(process_id);
+";
+
+/// Tables of schema version 5.
+pub(super) const SCHEMA_2: &str = "
+ALTER TABLE run ADD COLUMN revision TEXT;    -- what --commit was given; NULL: the working tree was run
+ALTER TABLE run ADD COLUMN nodes TEXT;       -- machines, as the executor names them
 ";
 
 /// State of a run: that of its process, or what comes before and beside one.
@@ -121,14 +128,18 @@ pub struct Run {
     pub snapshot_id: String,
     /// Commit that was checked out.
     pub git_commit: Option<String>,
-    /// Whether the folder differed from the commit.
+    /// Whether what was run differed from the commit, or the folder around it did.
     pub git_dirty: bool,
+    /// The revision that the run was asked to take instead of the working tree, as it was named.
+    pub revision: Option<String>,
     /// The process, once known.
     pub process_id: Option<String>,
     /// What is known of its fate.
     pub state: RunState,
     /// Executor that holds or held it.
     pub executor: Option<String>,
+    /// The machines that it ran on, as the executor names them; none where it does not say.
+    pub nodes: Option<String>,
     /// When it was (last) assigned.
     pub started: Option<i64>,
     /// When it ended.
@@ -144,7 +155,7 @@ fn as_json<S: serde::Serializer>(text: &str, s: S) -> Result<S::Ok, S::Error> {
 }
 
 const COLUMNS: &str = "run_id, created, project_folder, project_name, server, colony, spec, tree_digest, snapshot_id, git_commit, \
-     git_dirty, process_id, state, executor, started, ended, errors, results_fetched";
+     git_dirty, process_id, state, executor, started, ended, errors, results_fetched, revision, nodes";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
     let folder: String = row.get(2)?;
@@ -169,13 +180,16 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
         ended: row.get(15)?,
         errors: serde_json::from_str(&errors).unwrap_or_default(),
         results_fetched: row.get(17)?,
+        revision: row.get(18)?,
+        nodes: row.get(19)?,
     })
 }
 
 /// Writes a new run.
 pub(super) fn insert(db: &rusqlite::Connection, run: &Run) -> rusqlite::Result<()> {
     let sql = format!(
-        "INSERT INTO run({COLUMNS}) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)"
+        "INSERT INTO run({COLUMNS})
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
     );
     let folder = run.project_folder.to_string_lossy();
     let errors = serde_json::to_string(&run.errors).unwrap_or_default();
@@ -197,7 +211,9 @@ pub(super) fn insert(db: &rusqlite::Connection, run: &Run) -> rusqlite::Result<(
         run.started,
         run.ended,
         errors,
-        run.results_fetched
+        run.results_fetched,
+        run.revision,
+        run.nodes
     ];
     db.execute(&sql, values).map(drop)
 }
@@ -221,9 +237,8 @@ impl Journal {
     pub fn update_run(&self, run_id: &str, process: &Process, executor: Option<&str>) -> Result<(), Error> {
         let nanos = |t: crate::colonies::time::Time| t.get().map(|t| t.as_nanosecond() as i64);
         let errors = serde_json::to_string(&process.errors).unwrap_or_default();
-        let sql =
-            "UPDATE run SET process_id = ?2, state = ?3, executor = COALESCE(?4, executor), started = ?5, ended = ?6, errors = ?7
-                   WHERE run_id = ?1";
+        let sql = "UPDATE run SET process_id = ?2, state = ?3, executor = COALESCE(?4, executor), started = ?5, ended = ?6,
+                   errors = ?7, nodes = COALESCE(?8, nodes) WHERE run_id = ?1";
         self.lock()
             .execute(
                 sql,
@@ -234,7 +249,8 @@ impl Journal {
                     executor,
                     nanos(process.starttime),
                     nanos(process.endtime),
-                    errors
+                    errors,
+                    process.attribute(NODES)
                 ],
             )
             .map(|_| ())
@@ -309,13 +325,23 @@ impl Journal {
         self.query(&sql, params![project_name, server, colony])
     }
 
-    /// The newest run of this project in this colony that ran the same tree: its snapshot may serve again.
-    pub fn run_with_tree(&self, project_name: &str, server: &str, colony: &str, digest: &str) -> Result<Option<Run>, Error> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM run WHERE project_name = ?1 AND server = ?2 AND colony = ?3 AND tree_digest = ?4
-             AND snapshot_id <> '' ORDER BY created DESC LIMIT 1"
-        );
-        Ok(self.query(&sql, params![project_name, server, colony, digest])?.into_iter().next())
+    /// Snapshots of this very tree that runs of this project in this colony used, with when each was last used: the one of the
+    /// newest run first. They may serve again.
+    pub fn snapshots_of_tree(
+        &self,
+        project_name: &str,
+        server: &str,
+        colony: &str,
+        digest: &str,
+    ) -> Result<Vec<(String, i64)>, Error> {
+        let sql = "SELECT snapshot_id, max(created) AS used FROM run WHERE project_name = ?1 AND server = ?2 AND colony = ?3
+                   AND tree_digest = ?4 AND snapshot_id <> '' GROUP BY snapshot_id ORDER BY used DESC";
+        let db = self.lock();
+        let rows = || -> rusqlite::Result<Vec<(String, i64)>> {
+            let mut query = db.prepare_cached(sql)?;
+            query.query_map(params![project_name, server, colony, digest], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+        };
+        rows().map_err(|e| self.failed(e))
     }
 
     fn query(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, Error> {
@@ -343,9 +369,11 @@ pub(crate) mod tests {
             snapshot_id: "s".into(),
             git_commit: None,
             git_dirty: false,
+            revision: None,
             process_id: None,
             state: RunState::Intent,
             executor: None,
+            nodes: None,
             started: None,
             ended: None,
             errors: vec![],
@@ -370,6 +398,39 @@ pub(crate) mod tests {
         let found = journal.runs_with_prefix("ff").unwrap();
         assert_eq!((found[0].state, found[0].errors.clone()), (RunState::Failed, vec!["no".to_owned()]));
         assert_eq!(journal.intents("p", "h:1", "c").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn snapshots_of_a_tree_are_told_once_each_the_last_used_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        let run = |id: &str, created, snapshot: &str, digest: &str| Run {
+            snapshot_id: snapshot.into(),
+            tree_digest: digest.into(),
+            ..intent(id, created)
+        };
+        for (id, created, snapshot, digest) in
+            [("1", 1, "old", "d"), ("2", 2, "new", "d"), ("3", 3, "old", "d"), ("4", 4, "other", "e"), ("5", 5, "", "d")]
+        {
+            journal.add_run(&run(id, created, snapshot, digest)).unwrap();
+        }
+        let found = journal.snapshots_of_tree("p", "h:1", "c", "d").unwrap();
+        assert_eq!(found, [("old".to_owned(), 3), ("new".to_owned(), 2)]);
+        assert!(journal.snapshots_of_tree("q", "h:1", "c", "d").unwrap().is_empty());
+    }
+
+    #[test]
+    fn where_it_ran_is_kept_once_it_was_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        journal.add_run(&Run { revision: Some("v1".into()), ..intent("aa11", 1) }).unwrap();
+        let told = crate::colonies::Attribute { key: NODES.into(), value: "n1,n2".into(), ..Default::default() };
+        let mut process = Process { processid: "ffee".into(), attributes: vec![told], ..Process::default() };
+        journal.update_run("aa11", &process, None).unwrap();
+        process.attributes.clear();
+        journal.update_run("aa11", &process, None).unwrap();
+        let run = journal.runs(&RunFilter::default()).unwrap().remove(0);
+        assert_eq!((run.nodes.as_deref(), run.revision.as_deref()), (Some("n1,n2"), Some("v1")));
     }
 
     #[test]

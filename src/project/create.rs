@@ -35,8 +35,8 @@ print("processid:", os.environ["COLONIES_PROCESS_ID"])
 with open(os.path.join(projdir, "data", "hello.txt")) as file:
     print(file.read())
 
-# What is written to result comes home to cfs/result.
-result_dir = os.path.join(projdir, "result")
+# What is written to this folder comes home to cfs/result.
+result_dir = os.environ.get("RESULT_DIR", os.path.join(projdir, "result"))
 os.makedirs(result_dir, exist_ok=True)
 with open(os.path.join(result_dir, "result.txt"), "w") as file:
     file.write("Hello, World!")

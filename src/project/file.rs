@@ -34,6 +34,16 @@ pub struct Tunnel {
     pub remote_port: u16,
 }
 
+/// Where the results of runs lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Results {
+    /// All runs write to one folder.
+    #[default]
+    Shared,
+    /// Each run has a folder of its own.
+    PerRun,
+}
+
 /// What `project.yaml` says, checked and normalised.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProjectFile {
@@ -65,6 +75,8 @@ pub struct ProjectFile {
     pub source: Option<String>,
     /// Tunnel.
     pub tunnel: Option<Tunnel>,
+    /// Where results lie.
+    pub results: Results,
 }
 
 /// Name of the whole file, as a section.
@@ -72,7 +84,7 @@ const ROOT: &str = "";
 
 /// Keys by the section they stand in. Those of later versions are known too, and not used yet.
 const KNOWN: &[(&str, &[&str])] = &[
-    (ROOT, &["projectname", "conditions", "environment", "tunnel", "agent", "sweep"]),
+    (ROOT, &["projectname", "conditions", "environment", "results", "tunnel", "agent", "sweep"]),
     ("conditions", &["executorNames", "nodes", "processesPerNode", "cpu", "mem", "walltime", "gpu", "array"]),
     ("gpu", &["count", "name"]),
     ("environment", &["docker", "rebuildImage", "init-cmd", "cmd", "source"]),
@@ -162,6 +174,7 @@ impl Reader<'_> {
             cmd: self.command(&whole, &environment)?,
             source: self.scalar(&environment, "source", &scalar::SOURCE)?.flatten(),
             tunnel: if tunnel.entries.is_empty() { None } else { Some(self.tunnel(&tunnel)?) },
+            results: self.scalar(&whole, "results", &scalar::RESULTS)?.unwrap_or_default(),
         };
         self.advise(&settings, &conditions, warnings);
         Ok(settings)
@@ -414,6 +427,20 @@ mod tests {
         assert_eq!(said, "the text is not UTF-8 at project.yaml:2:13");
         let list = refused(&WHOLE.replace("walltime: 600", "walltime: [1]"));
         assert!(list.starts_with("`walltime` must be a number of seconds above 0, found a list at project.yaml:9"), "{list}");
+    }
+
+    #[test]
+    fn results_are_shared_unless_each_run_is_to_have_its_own() {
+        let read = |more: &str| read(format!("{WHOLE}{more}").as_bytes(), Path::new("project.yaml")).unwrap();
+        for (more, expected) in
+            [("", Results::Shared), ("results: shared\n", Results::Shared), ("results: perRun\n", Results::PerRun)]
+        {
+            let (file, warnings) = read(more);
+            assert_eq!((file.results, warnings.len()), (expected, 0), "{more}");
+        }
+        let said = refused(&format!("{WHOLE}results: perrun\n"));
+        assert_eq!(said, "`results` must be shared or perRun, found \"perrun\" at project.yaml:19:10");
+        assert!(read("result: perRun\n").1[0].ends_with("did you mean `results`?"));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub use create::Created;
 pub use create::create;
 pub use file::Gpu;
 pub use file::ProjectFile;
+pub use file::Results;
 pub use file::Tunnel;
 
 use crate::event::Tree;
@@ -100,6 +101,11 @@ pub fn find(start: &Path) -> Result<(Project, Vec<String>), Error> {
     let start = start.canonicalize().map_err(|_| missing())?;
     let folder = start.ancestors().find(|folder| folder.join(FILE_NAME).is_file()).ok_or_else(missing)?;
     load(folder)
+}
+
+/// Reads the text of a `project.yaml` that is not the one in the project's folder. `name` is how errors and warnings call it.
+pub fn parse(bytes: &[u8], name: &Path) -> Result<(ProjectFile, Vec<String>), Error> {
+    file::read(bytes, name)
 }
 
 /// Reads the project in this folder.

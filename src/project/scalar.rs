@@ -1,5 +1,6 @@
 //! What the values of project.yaml may be: pure checks of a scalar, each with the words for what it wants.
 
+use super::file::Results;
 use super::yaml::Kind;
 use super::yaml::Scalar;
 
@@ -25,6 +26,15 @@ pub(super) const PORT: Check<u16> =
     Check { wanted: "a port from 1 to 65535", read: |s| whole(s).and_then(|n| u16::try_from(n).ok()).filter(|port| *port > 0) };
 /// `rebuildImage`.
 pub(super) const FLAG: Check<bool> = Check { wanted: "true or false", read: flag };
+/// `results`.
+pub(super) const RESULTS: Check<Results> = Check {
+    wanted: "shared or perRun",
+    read: |s| match s.text.as_str() {
+        "shared" => Some(Results::Shared),
+        "perRun" => Some(Results::PerRun),
+        _ => None,
+    },
+};
 /// Any text.
 pub(super) const TEXT: Check<String> = Check { wanted: "a text", read: |s| Some(s.text.clone()) };
 /// `cmd`.

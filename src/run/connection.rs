@@ -15,6 +15,7 @@ use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use tempfile::TempDir;
 
 /// A colony within reach. Cheap to clone.
 #[derive(Clone)]
@@ -77,8 +78,8 @@ impl Connection {
     /// `waiting` is called once when somebody else holds it.
     pub async fn lock(&self, project_name: &str, waiting: impl FnOnce() + Send + 'static) -> Result<ProjectLock, Error> {
         let folder = self.state_folder.join("locks");
-        let name = blake3::hash(format!("{}\n{}\n{project_name}", self.client().server(), self.client().colony()).as_bytes());
-        let path = folder.join(format!("{}.lock", &name.to_hex()[..24]));
+        let name = self.name_of(project_name);
+        let path = folder.join(format!("{name}.lock"));
         let failed = |source| Error::Local { what: "the lock of the project cannot be taken".into(), source };
         tokio::task::spawn_blocking(move || {
             crate::sqlite::private_folder(&folder)?;
@@ -91,11 +92,33 @@ impl Connection {
                 }
                 Err(std::fs::TryLockError::Error(error)) => return Err(error),
             }
-            Ok(ProjectLock { _file: file })
+            Ok(ProjectLock { _file: file, name })
         })
         .await
         .map_err(|e| failed(io::Error::other(e)))?
         .map_err(failed)
+    }
+
+    /// A folder for what is needed only while the project is held, empty, and gone with what is given back. What a killed call
+    /// left there goes first: whoever holds the lock is alone with it.
+    pub(super) async fn workshop(&self, lock: &ProjectLock) -> Result<TempDir, Error> {
+        let (above, name) = (self.state_folder.join("commits"), lock.name.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            crate::sqlite::private_folder(&above)?;
+            match std::fs::remove_dir_all(above.join(&name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(&above)
+        });
+        let failed = |source| Error::Local { what: "no folder can be made for the files of a commit".into(), source };
+        made.await.map_err(|e| failed(io::Error::other(e)))?.map_err(failed)
+    }
+
+    /// A name for a project in this colony that can be a file's.
+    fn name_of(&self, project_name: &str) -> String {
+        let text = format!("{}\n{}\n{project_name}", self.client().server(), self.client().colony());
+        blake3::hash(text.as_bytes()).to_hex()[..24].to_owned()
     }
 }
 
@@ -103,4 +126,6 @@ impl Connection {
 #[derive(Debug)]
 pub struct ProjectLock {
     _file: File,
+    /// What is held.
+    name: String,
 }

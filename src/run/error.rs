@@ -3,6 +3,8 @@
 use crate::cfs;
 use crate::colonies;
 use crate::journal;
+use crate::project;
+use std::path::PathBuf;
 
 /// Errors of a run.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +19,9 @@ pub enum Error {
     /// The journal failed.
     #[error(transparent)]
     Journal(#[from] journal::Error),
+    /// The settings in a commit.
+    #[error(transparent)]
+    Project(#[from] project::Error),
     /// No executor of that name takes processes in this colony.
     #[error("no executor named {} in colony {colony}", names.join(" or "))]
     NoExecutor {
@@ -28,10 +33,12 @@ pub enum Error {
         available: Vec<String>,
     },
     /// `source` names a file that the src tree does not have.
-    #[error("`source` in project.yaml is {source_file}, but cfs/src has no such file")]
+    #[error("`source` in project.yaml is {source_file}, but {place} has no such file")]
     NoSource {
         /// What it says.
         source_file: String,
+        /// The src tree, as a person calls it.
+        place: String,
     },
     /// Some files of the src or data tree could not be stored, so the run would not see what is on disk.
     #[error("{} could not be stored: {}", crate::run::error::count(problems.len(), "file"), list(problems))]
@@ -53,6 +60,62 @@ pub enum Error {
     /// The run was never submitted, so it has no log, no state and no results.
     #[error("run {0} was never submitted: it has no process")]
     NotSubmitted(String),
+    /// A commit is asked for where git knows of no repository.
+    #[error("{} is in no git repository that can be read: {reason}", folder.display())]
+    NoRepository {
+        /// The project's folder.
+        folder: PathBuf,
+        /// What git said.
+        reason: String,
+    },
+    /// That word means no commit.
+    #[error("no commit is known by the name {revision:?}: {reason}")]
+    UnknownRevision {
+        /// What was given.
+        revision: String,
+        /// What git said.
+        reason: String,
+    },
+    /// A commit does not hold the project.
+    #[error("{what} in commit {commit}")]
+    NotInCommit {
+        /// Its id.
+        commit: String,
+        /// What is not there.
+        what: String,
+    },
+    /// Not every file of a commit's src tree could be had.
+    #[error("{} of commit {commit} cannot be had: {}", count(problems.len(), "file"), list(problems))]
+    NotWhole {
+        /// Its id.
+        commit: String,
+        /// Paths and problems.
+        problems: Vec<(String, String)>,
+    },
+    /// Git failed on a commit that it knows.
+    #[error("git cannot give the files of commit {commit}: {reason}")]
+    Git {
+        /// Its id.
+        commit: String,
+        /// What git said.
+        reason: String,
+    },
+    /// A folder that something is to be brought to is not fit for it.
+    #[error("{} {why}", folder.display())]
+    BadTarget {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The source of a run is nowhere to be had.
+    #[error("the source of run {run} cannot be brought back: {}", reasons.join("; "))]
+    SourceGone {
+        /// The run.
+        run: String,
+        /// Where it was looked for, and why it is not there; what is known of it.
+        reasons: Vec<String>,
+    },
     /// Something else on this machine failed.
     #[error("{what}: {source}")]
     Local {
@@ -68,7 +131,8 @@ pub(crate) fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
-fn list(problems: &[(String, String)]) -> String {
+/// The first problems, for a person.
+pub(super) fn list(problems: &[(String, String)]) -> String {
     const SHOWN: usize = 5;
     let mut text: Vec<String> = problems.iter().take(SHOWN).map(|(path, why)| format!("{path} ({why})")).collect();
     if problems.len() > SHOWN {
@@ -98,7 +162,19 @@ impl Error {
 
     /// Whether what was asked for is at fault, not how it went.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::NoExecutor { .. } | Error::UnknownRun(_) | Error::AmbiguousRun { .. } | Error::NoSource { .. })
+        matches!(
+            self,
+            Error::Project(_)
+                | Error::NoExecutor { .. }
+                | Error::UnknownRun(_)
+                | Error::AmbiguousRun { .. }
+                | Error::NoSource { .. }
+                | Error::NoRepository { .. }
+                | Error::UnknownRevision { .. }
+                | Error::NotInCommit { .. }
+                | Error::NotWhole { .. }
+                | Error::BadTarget { .. }
+        )
     }
 
     /// What to do about it, for a person.
@@ -118,6 +194,17 @@ impl Error {
             Error::UnknownRun(_) => {
                 Some("`pollinator runs --all` lists them; a run is a process id, the beginning of one, or `last`".into())
             }
+            Error::Project(e) => e.hint(),
+            Error::NoRepository { .. } => Some("--commit takes a commit of the repository that the project is in".into()),
+            Error::UnknownRevision { .. } => {
+                Some("`git log` lists commits; a shallow clone lacks older ones (`git fetch --unshallow` brings them)".into())
+            }
+            Error::NotInCommit { .. } => Some("give a commit that holds the project where it now lies in the repository".into()),
+            Error::NotWhole { .. } => Some(
+                "`git lfs install && git lfs fetch --all` for files in LFS; a line in .cfsignore leaves a submodule out".into(),
+            ),
+            Error::BadTarget { .. } => Some("name a folder that is not there yet, or one that is empty".into()),
+            Error::SourceGone { .. } => Some("`pollinator show` tells what is known of the run".into()),
             Error::AmbiguousRun { .. } => Some("give more of the id".into()),
             _ => None,
         }

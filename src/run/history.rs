@@ -4,6 +4,7 @@ use super::Connection;
 use super::Error;
 use super::follow::ExecutorNames;
 use super::submission;
+use crate::colonies::NODES;
 use crate::colonies::Process;
 use crate::journal::runs::Run;
 use crate::journal::runs::RunFilter;
@@ -103,5 +104,6 @@ pub async fn note(connection: &Connection, mut run: Run, process: &Process) -> R
     run.started = nanos(process.starttime);
     run.ended = nanos(process.endtime);
     run.errors = process.errors.clone();
+    run.nodes = process.attribute(NODES).map(str::to_owned).or(run.nodes);
     Ok(run)
 }

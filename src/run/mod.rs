@@ -2,13 +2,17 @@
 //!
 //! [`submit`] reads as the whole way of a run up to its process; [`follow::follow`] and [`results::fetch`] are the rest.
 
+pub mod checkout;
+pub mod commit;
 pub mod connection;
 pub mod error;
 pub mod follow;
+mod git;
 pub mod history;
 pub mod provenance;
 pub mod reclaim;
 pub mod results;
+pub mod source;
 pub mod spec;
 pub mod submission;
 pub mod trees;
@@ -16,5 +20,8 @@ pub mod trees;
 pub use connection::Connection;
 pub use connection::Manners;
 pub use error::Error;
+pub use source::Source;
 pub use submission::Options;
+pub use submission::Preview;
+pub use submission::preview;
 pub use submission::submit;

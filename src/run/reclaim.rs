@@ -10,6 +10,7 @@ use crate::cfs::Reclaimed;
 use crate::event::Events;
 use crate::project::Project;
 use jiff::SignedDuration;
+use std::collections::BTreeSet;
 
 /// What is removed, and how.
 #[derive(Clone, Copy, Debug)]
@@ -36,12 +37,27 @@ pub async fn reclaim(connection: &Connection, project: &Project, options: &Optio
         dry_run: options.dry_run,
     };
     // Uploads of this machine go on where they were cut off, however long that is ago.
-    let spared = cfs::keys_under_way(&connection.cfs, &connection.journal)?;
+    let mut spared = cfs::keys_under_way(&connection.cfs, &connection.journal)?;
+    spared.extend(needed_by_snapshots(connection).await?);
     let report = cfs::reclaim(&connection.cfs, &options, &spared).await?;
     if !report.dry_run {
-        cfs::forget_objects(&connection.cfs, &connection.index, report.objects.iter().map(|object| object.name.as_str()));
+        let gone = report.objects.iter().map(|object| object.name.as_str());
+        cfs::forget_objects(&connection.cfs, &connection.index, gone.clone());
+        connection.journal.forget_removed(gone)?;
     }
     Ok(report)
+}
+
+/// Objects of files that we removed, as long as the snapshot of an earlier run lists them: its source can be brought back with
+/// them. What of a snapshot goes now goes with the next call.
+async fn needed_by_snapshots(connection: &Connection) -> Result<BTreeSet<String>, Error> {
+    let mut removed = connection.journal.removed_objects()?;
+    if removed.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let snapshots = connection.client().snapshots().await?;
+    let listed = snapshots.iter().flat_map(|snapshot| snapshot.fileids.iter().flatten());
+    Ok(listed.filter_map(|id| removed.remove(id)).collect())
 }
 
 /// The label that all labels of a project are below.

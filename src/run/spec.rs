@@ -13,6 +13,7 @@ use crate::colonies::OnConflicts;
 use crate::colonies::SnapshotMount;
 use crate::event::Tree;
 use crate::project::ProjectFile;
+use crate::project::Results;
 use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
@@ -24,6 +25,15 @@ pub const EXECUTOR_TYPE: &str = "container-executor";
 pub const MOUNT: &str = "/cfs";
 /// Environment variable that carries our run id.
 pub const RUN_ID: &str = "POLLINATOR_RUN_ID";
+
+/// Environment variable that names the folder where results are to be written.
+pub const RESULT_DIR: &str = "RESULT_DIR";
+/// What stands for the id of a snapshot that was not made.
+pub const NO_SNAPSHOT: &str = "SNAPSHOT_ID";
+/// What stands for the id of a run that there is not.
+pub const NO_RUN: &str = "RUN_ID";
+/// So many digits of a run's id name the folder of its results.
+const RESULT_DIGITS: usize = 12;
 
 /// What a specification is made of besides the project's settings.
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +55,44 @@ pub fn label(project_name: &str, tree: Tree) -> String {
     format!("/pollinator/{project_name}/{tree}")
 }
 
+/// The label where a run's results lie: that of all runs, or one below it.
+fn result_label(project: &ProjectFile, run_id: &str) -> String {
+    let label = label(&project.projectname, Tree::Result);
+    match project.results {
+        Results::Shared => label,
+        Results::PerRun => format!("{label}/{}", beginning(run_id)),
+    }
+}
+
+fn beginning(run_id: &str) -> &str {
+    run_id.get(..RESULT_DIGITS).unwrap_or(run_id)
+}
+
+/// The folder below `cfs/result` where a run's results lie, by its specification as it was submitted; none where all runs
+/// write to one.
+pub fn result_folder(spec: &str, project_name: &str) -> Option<String> {
+    let spec: FunctionSpec = serde_json::from_str(spec).ok()?;
+    let above = label(project_name, Tree::Result);
+    let dirs = spec.fs.dirs.unwrap_or_default();
+    dirs.iter().find_map(|dir| dir.label.strip_prefix(&above)?.strip_prefix('/').map(str::to_owned))
+}
+
+/// A specification without what tells one run from another.
+pub(super) fn without_id(spec: &str, run_id: &str) -> String {
+    match run_id.is_empty() {
+        true => spec.to_owned(),
+        false => spec.replace(run_id, "").replace(beginning(run_id), ""),
+    }
+}
+
 /// Makes the specification.
 pub fn function_spec(project: &ProjectFile, parts: &Parts<'_>) -> FunctionSpec {
     let name = &project.projectname;
     let src_dir = format!("/pollinator/{name}/{}/src", parts.snapshot_id);
+    let results = result_label(project, parts.run_id);
     let mut env = BTreeMap::new();
     env.insert("PROJECT_DIR".to_owned(), format!("{MOUNT}/pollinator/{name}"));
+    env.insert(RESULT_DIR.to_owned(), format!("{MOUNT}{results}"));
     env.insert(RUN_ID.to_owned(), parts.run_id.to_owned());
     FunctionSpec {
         funcname: "execute".into(),
@@ -70,7 +112,7 @@ pub fn function_spec(project: &ProjectFile, parts: &Parts<'_>) -> FunctionSpec {
                 keepfiles: true,
                 keepsnapshot: true,
             }]),
-            dirs: Some(vec![dir(name, Tree::Result, false, true), dir(name, Tree::Data, true, false)]),
+            dirs: Some(vec![dir(results, false, true), dir(label(name, Tree::Data), true, false)]),
         },
         env,
         ..FunctionSpec::default()
@@ -108,8 +150,7 @@ fn conditions(project: &ProjectFile, parts: &Parts<'_>) -> Conditions {
     }
 }
 
-fn dir(project_name: &str, tree: Tree, keepfiles: bool, keep_on_close: bool) -> DirMount {
-    let label = label(project_name, tree);
+fn dir(label: String, keepfiles: bool, keep_on_close: bool) -> DirMount {
     DirMount {
         dir: label.clone(),
         label,
@@ -155,10 +196,38 @@ mod tests {
             run_id: "0123",
         };
         let mut ours = serde_json::to_value(function_spec(&project, &parts)).unwrap();
-        // Ours tells which run it is, twice.
+        // Ours tells where results go, and which run it is, twice.
+        assert_eq!(
+            ours["env"].as_object_mut().unwrap().remove(RESULT_DIR).unwrap(),
+            format!("/cfs{}", theirs["fs"]["dirs"][0]["dir"].as_str().unwrap())
+        );
         assert_eq!(ours["env"].as_object_mut().unwrap().remove(RUN_ID).unwrap(), "0123");
         assert_eq!(std::mem::replace(&mut ours["label"], theirs["label"].clone()), "0123");
         assert_eq!(ours, theirs);
+    }
+
+    #[test]
+    fn a_run_of_its_own_folder_differs_from_another_in_nothing_but_its_id() {
+        let made = |results, run_id: &str| {
+            let project = ProjectFile { projectname: "p".into(), results, ..ProjectFile::default() };
+            let parts = Parts { colony: "c", executors: &[], snapshot_id: "s", snapshot_label: "/pollinator/p/src", run_id };
+            serde_json::to_string(&function_spec(&project, &parts)).unwrap()
+        };
+        let (one, other) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
+        let own = made(Results::PerRun, one);
+        let spec: FunctionSpec = serde_json::from_str(&own).unwrap();
+        let results = &spec.fs.dirs.as_ref().unwrap()[0];
+        assert_eq!((results.label.as_str(), &results.dir), ("/pollinator/p/result/0123456789ab", &results.label));
+        assert_eq!(spec.env[RESULT_DIR], "/cfs/pollinator/p/result/0123456789ab");
+        assert_eq!(spec.env["PROJECT_DIR"], "/cfs/pollinator/p");
+        assert_eq!(result_folder(&own, "p").as_deref(), Some("0123456789ab"));
+        let shared = made(Results::Shared, one);
+        assert_eq!(result_folder(&shared, "p"), None);
+        for results in [Results::PerRun, Results::Shared] {
+            assert_eq!(without_id(&made(results, one), one), without_id(&made(results, other), other));
+        }
+        assert_ne!(without_id(&own, one), without_id(&shared, one));
+        assert_eq!((result_folder("", "p"), without_id("x", "")), (None, "x".to_owned()));
     }
 
     #[test]

@@ -6,13 +6,14 @@
 use super::Connection;
 use super::Error;
 use super::follow::ExecutorNames;
-use super::provenance;
 use super::provenance::Provenance;
+use super::source::Origin;
+use super::source::Source;
 use super::spec;
 use super::spec::Parts;
-use super::trees;
 use super::trees::Frozen;
 use super::trees::TreeOptions;
+use crate::cfs::SyncReport;
 use crate::colonies;
 use crate::colonies::EXECUTOR_APPROVED;
 use crate::colonies::FunctionSpec;
@@ -43,9 +44,17 @@ pub struct Options {
     pub executor: Option<String>,
     /// How the trees are brought over.
     pub trees: TreeOptions,
+    /// What is run.
+    pub source: Source,
     /// Make a run only where src or data are others than those that ran last, or that were there when this was first asked: for
     /// saves. Files that somebody is writing put it off.
     pub only_new: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { processes: 1, executor: None, trees: TreeOptions::default(), source: Source::default(), only_new: false }
+    }
 }
 
 /// What became of a call to [`submit`].
@@ -64,17 +73,17 @@ pub struct Submitted {
 /// Gives one [`Run`] for each process. A process that an interrupted call submitted already for the very same run is
 /// taken instead of a new one.
 pub async fn submit(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Submitted, Error> {
+    let origin = Origin::of(project, &options.source, events).await?;
+    let project = &origin.project;
     let executors = executors(connection, project, options).await?;
-    check_source(project)?;
-    let _lock = lock(connection, project, events).await?;
+    let lock = lock(connection, project, events).await?;
     let mut interrupted = settle_intents(connection, project, events).await?;
-    let brought = trees::bring_over(connection, project, &options.trees, events).await?;
-    let watched = Watched { place: place(connection, project), digest: brought.inputs };
-    if options.only_new && (!brought.busy.is_empty() || !is_new(connection, &watched)?) {
-        return Ok(Submitted { busy: brought.busy, ..Submitted::default() });
+    let brought = origin.bring_over(connection, &lock, &options.trees, events).await?;
+    let watched = brought.inputs().map(|digest| Watched { place: place(connection, project), digest });
+    if options.only_new && (!brought.busy().is_empty() || !is_new(connection, watched.as_ref())?) {
+        return Ok(Submitted { busy: brought.busy(), ..Submitted::default() });
     }
-    let provenance = provenance::of(&project.folder).await;
-    let frozen = trees::freeze(connection, project, &brought.src).await?;
+    let (frozen, provenance) = origin.freeze(connection, &brought, events).await?;
     let mut runs = Vec::new();
     for _ in 0..options.processes {
         let run = intent(connection, project, &executors, &frozen, &provenance)?;
@@ -83,10 +92,10 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
                 events.warn(format!("an interrupted call had submitted this run already: taking run {}", earlier.run_id));
                 runs.push(earlier);
             }
-            None => runs.push(submit_one(connection, run, Some(&watched), events).await?),
+            None => runs.push(submit_one(connection, run, watched.as_ref(), events).await?),
         }
     }
-    Ok(Submitted { runs, frozen: Some(frozen), busy: brought.busy })
+    Ok(Submitted { runs, frozen: Some(frozen), busy: brought.busy() })
 }
 
 /// As [`submit`], of a tree that is known to be stored, frozen, and the same as here: the agent's, who watched it. Nothing is
@@ -98,10 +107,10 @@ pub async fn submit_frozen(
     frozen: &Frozen,
     events: &Events,
 ) -> Result<Submitted, Error> {
-    check_source(project)?;
+    super::source::check_source(project, &project.tree_folder(Tree::Src), "cfs/src")?;
     let ((executors, lock), provenance) = tokio::join!(
         async { (executors(connection, project, options).await, lock(connection, project, events).await) },
-        provenance::of(&project.folder)
+        super::provenance::of(&project.folder)
     );
     let (executors, _lock) = (executors?, lock?);
     let mut interrupted = settle_intents(connection, project, events).await?;
@@ -122,15 +131,44 @@ fn place(connection: &Connection, project: &Project) -> String {
 }
 
 /// Whether these inputs are to run. The first that are ever seen are only noted.
-fn is_new(connection: &Connection, watched: &Watched) -> Result<bool, Error> {
-    let is_new = match connection.journal.watched(&watched.place)? {
-        Some(earlier) => earlier != watched.digest,
+fn is_new(connection: &Connection, watched: Option<&Watched>) -> Result<bool, Error> {
+    let Some(watched) = watched else { return Ok(true) };
+    match connection.journal.watched(&watched.place)? {
+        Some(earlier) => Ok(earlier != watched.digest),
         None => {
             connection.journal.take_up(watched)?;
-            false
+            Ok(false)
         }
+    }
+}
+
+/// What a run would do.
+#[derive(Clone, Debug)]
+pub struct Preview {
+    /// The commit whose content is run; none: the working tree.
+    pub commit: Option<String>,
+    /// What would be brought over.
+    pub plans: Vec<(Tree, SyncReport)>,
+    /// What would be submitted, with placeholders for ids that are not known yet.
+    pub spec: FunctionSpec,
+}
+
+/// Says what [`submit`] would do, and does nothing.
+pub async fn preview(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Preview, Error> {
+    let origin = Origin::of(project, &options.source, events).await?;
+    let project = &origin.project;
+    let executors = executors(connection, project, options).await?;
+    let lock = lock(connection, project, events).await?;
+    let plans = origin.plans(connection, &lock, &options.trees, events).await?;
+    let parts = Parts {
+        colony: connection.client().colony(),
+        executors: &executors,
+        snapshot_id: spec::NO_SNAPSHOT,
+        snapshot_label: &spec::label(&project.settings.projectname, Tree::Src),
+        run_id: spec::NO_RUN,
     };
-    Ok(is_new)
+    let spec = spec::function_spec(&project.settings, &parts);
+    Ok(Preview { commit: origin.commit().map(|commit| commit.id.clone()), plans, spec })
 }
 
 /// The project's lock, with a word when somebody else holds it.
@@ -153,12 +191,6 @@ async fn executors(connection: &Connection, project: &Project, options: &Options
         return Ok(names);
     }
     Err(Error::NoExecutor { names, colony: connection.client().colony().into(), available })
-}
-
-fn check_source(project: &Project) -> Result<(), Error> {
-    let Some(source) = &project.settings.source else { return Ok(()) };
-    let path = project.tree_folder(Tree::Src).join(source);
-    if path.is_file() { Ok(()) } else { Err(Error::NoSource { source_file: source.clone() }) }
 }
 
 /// A run as it is written down before it is submitted.
@@ -190,9 +222,11 @@ fn intent(
         snapshot_id: frozen.snapshot_id.clone(),
         git_commit: provenance.commit.clone(),
         git_dirty: provenance.dirty,
+        revision: provenance.revision.clone(),
         process_id: None,
         state: RunState::Intent,
         executor: None,
+        nodes: None,
         started: None,
         ended: None,
         errors: Vec::new(),
@@ -202,7 +236,7 @@ fn intent(
 }
 
 /// 32 random hex digits.
-fn new_run_id() -> Result<String, Error> {
+pub fn new_run_id() -> Result<String, Error> {
     let mut bytes = [0u8; 16];
     let failed = |e: getrandom::Error| Error::Local {
         what: "no randomness from the system for a run's id".into(),
@@ -306,7 +340,7 @@ pub async fn settle_intents(connection: &Connection, project: &Project, events: 
 
 /// Takes an interrupted run that is the same in everything but its id.
 fn take_same(interrupted: &mut Vec<Run>, run: &Run) -> Option<Run> {
-    let same = |earlier: &Run| earlier.spec.replace(&earlier.run_id, "") == run.spec.replace(&run.run_id, "");
+    let same = |earlier: &Run| spec::without_id(&earlier.spec, &earlier.run_id) == spec::without_id(&run.spec, &run.run_id);
     let at = interrupted.iter().position(same)?;
     Some(interrupted.remove(at))
 }

@@ -2,21 +2,27 @@
 
 use super::Connection;
 use super::Error;
+use super::commit::Extracted;
 use super::spec;
 use crate::cfs;
 use crate::cfs::Policy;
 use crate::cfs::SyncOptions;
 use crate::cfs::SyncReport;
 use crate::cfs::VerifyReport;
+use crate::colonies::Snapshot;
+use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
 use crate::index::Extent;
 use crate::index::RelPath;
 use crate::project::Project;
+use jiff::Timestamp;
 
 /// How many files are handled at once where nothing else is said: enough for small files far away; large ones are limited by the
 /// memory that their parts take.
 pub const JOBS: usize = 32;
+/// So many earlier snapshots of a tree are looked at before a new one is made.
+const TRIED: usize = 4;
 
 /// How synchronization is done.
 #[derive(Clone, Copy, Debug)]
@@ -128,32 +134,139 @@ pub async fn bring_over(
     options: &TreeOptions,
     events: &Events,
 ) -> Result<Brought, Error> {
-    let mut problems = Vec::new();
-    let mut brought = Brought::default();
-    for tree in Tree::ALL {
-        let report = sync(connection, project, tree, options, events).await?;
-        if tree != Tree::Result {
-            problems.extend(report.problems.iter().map(|(path, why)| (format!("{tree}/{path}"), why.clone())));
-            brought.busy.extend(report.busy.iter().map(|path| (tree, path.clone())));
-        }
-        match tree {
-            Tree::Src => (brought.inputs, brought.src) = (report.tree_digest.clone(), report),
-            Tree::Data => brought.inputs = format!("{}-{}", brought.inputs, report.tree_digest),
-            Tree::Result => {}
-        }
+    let src = sync(connection, project, Tree::Src, options, events).await?;
+    let data = bring_others(connection, project, options, events).await?;
+    let problems = problems_of([(Tree::Src, &src), (Tree::Data, &data)]);
+    if !problems.is_empty() {
+        return Err(Error::Incomplete { problems });
     }
-    if problems.is_empty() { Ok(brought) } else { Err(Error::Incomplete { problems }) }
+    let left = |tree: Tree, report: &SyncReport| report.busy.iter().map(|path| (tree, path.clone())).collect::<Vec<_>>();
+    let busy = [left(Tree::Src, &src), left(Tree::Data, &data)].concat();
+    Ok(Brought { inputs: format!("{}-{}", src.tree_digest, data.tree_digest), busy, src })
+}
+
+/// Brings data and result over before a run whose src comes from elsewhere, under the same condition.
+pub(super) async fn bring_over_beside(
+    connection: &Connection,
+    project: &Project,
+    options: &TreeOptions,
+    events: &Events,
+) -> Result<(), Error> {
+    let data = bring_others(connection, project, options, events).await?;
+    let problems = problems_of([(Tree::Data, &data)]);
+    if problems.is_empty() { Ok(()) } else { Err(Error::Incomplete { problems }) }
+}
+
+/// Gives what became of data. What cannot be fetched of result is told, and stops nothing.
+async fn bring_others(
+    connection: &Connection,
+    project: &Project,
+    options: &TreeOptions,
+    events: &Events,
+) -> Result<SyncReport, Error> {
+    let data = sync(connection, project, Tree::Data, options, events).await?;
+    sync(connection, project, Tree::Result, options, events).await?;
+    Ok(data)
+}
+
+fn problems_of<const N: usize>(reports: [(Tree, &SyncReport); N]) -> Vec<(String, String)> {
+    reports.into_iter().flat_map(|(tree, report)| named(tree, &report.problems)).collect()
+}
+
+/// Problems with the tree in their paths.
+fn named(tree: Tree, problems: &[(String, String)]) -> Vec<(String, String)> {
+    problems.iter().map(|(path, why)| (format!("{tree}/{path}"), why.clone())).collect()
 }
 
 /// A snapshot of the src tree as `report` left it: one that exists already where the tree is the same.
 pub async fn freeze(connection: &Connection, project: &Project, report: &SyncReport) -> Result<Frozen, Error> {
-    let client = connection.client();
     let name = &project.settings.projectname;
-    let earlier = connection.journal.run_with_tree(name, &client.server(), client.colony(), &report.tree_digest)?;
-    let earlier = earlier.as_ref().map(|run| (run.snapshot_id.as_str(), run.created));
+    let earlier = snapshots_of(connection, name, &report.tree_digest)?;
+    let earlier = earlier.first().map(|(id, used)| (id.as_str(), *used));
     let label = spec::label(name, Tree::Src);
     let snapshot = cfs::snapshot(&connection.cfs, &label, report, earlier).await?;
     Ok(Frozen { snapshot_id: snapshot.snapshotid, label: snapshot.label, digest: report.tree_digest.clone() })
+}
+
+fn snapshots_of(connection: &Connection, project_name: &str, digest: &str) -> Result<Vec<(String, i64)>, Error> {
+    let client = connection.client();
+    Ok(connection.journal.snapshots_of_tree(project_name, &client.server(), client.colony(), digest)?)
+}
+
+/// A src tree that is not the working one: what of it is to be sent, and where to.
+pub(super) struct Apart {
+    options: SyncOptions,
+    digest: String,
+    /// A snapshot of the very same tree.
+    again: Option<Snapshot>,
+}
+
+/// Looks at a src tree that lies in a folder of ours. It gets a label of its own, so that the label of the working tree stays as
+/// it is; its name says which tree it is, so that the same tree is never brought over twice.
+pub(super) async fn look_apart(
+    connection: &Connection,
+    project: &Project,
+    extracted: &Extracted,
+    options: &TreeOptions,
+    events: &Events,
+) -> Result<Apart, Error> {
+    let local = cfs::look(&connection.index, &extracted.src, Some(&extracted.project), options.jobs).await?;
+    if !local.problems.is_empty() {
+        return Err(Error::Incomplete { problems: named(Tree::Src, &local.problems) });
+    }
+    let (name, digest) = (&project.settings.projectname, cfs::digest(&local.files));
+    let label = spec::label(name, Tree::Src);
+    let mut again = None;
+    for (id, _) in snapshots_of(connection, name, &digest)?.iter().take(TRIED) {
+        again = cfs::frozen_again(&connection.cfs, &label, id, &local).await?;
+        if again.is_some() {
+            break;
+        }
+    }
+    if again.is_some() {
+        for (path, problem) in local.skipped {
+            events.emit(Event::FileProblem { tree: Tree::Src, path, problem });
+        }
+    }
+    let options = SyncOptions {
+        label: cfs::own_label(&label, &digest, Timestamp::now()),
+        folder: extracted.src.clone(),
+        rules_from: Some(extracted.project.clone()),
+        ..sync_options(project, Tree::Src, options)
+    };
+    Ok(Apart { options, digest, again })
+}
+
+impl Apart {
+    /// Brings it over, or says what would be sent.
+    pub(super) async fn sync(&self, connection: &Connection, events: &Events) -> Result<SyncReport, Error> {
+        if self.again.is_some() {
+            return Ok(SyncReport::default());
+        }
+        Ok(cfs::sync(&connection.cfs, &connection.index, &connection.journal, &self.options, events).await?)
+    }
+
+    /// Brings it over and freezes it, unless that was done before.
+    pub(super) async fn freeze(&self, connection: &Connection, events: &Events) -> Result<Frozen, Error> {
+        let snapshot = match &self.again {
+            Some(snapshot) => snapshot.clone(),
+            None => {
+                let made = self.freeze_anew(connection, events).await;
+                // The folder goes, and is not brought in step with this label again.
+                cfs::forget_tree(&connection.cfs, &connection.journal, &self.options.label, &self.options.folder)?;
+                made?
+            }
+        };
+        Ok(Frozen { snapshot_id: snapshot.snapshotid, label: snapshot.label, digest: self.digest.clone() })
+    }
+
+    async fn freeze_anew(&self, connection: &Connection, events: &Events) -> Result<Snapshot, Error> {
+        let report = self.sync(connection, events).await?;
+        if !report.problems.is_empty() {
+            return Err(Error::Incomplete { problems: named(Tree::Src, &report.problems) });
+        }
+        Ok(cfs::snapshot(&connection.cfs, &self.options.label, &report, None).await?)
+    }
 }
 
 /// Whether a tree was ever brought in step with this colony from this folder.

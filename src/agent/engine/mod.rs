@@ -150,8 +150,10 @@ pub enum Ask {
     Flush,
     /// The trees are to be compared with the colony as a whole.
     Sync,
-    /// A run.
+    /// A run of what is here.
     Run,
+    /// A run of something else than what is here: a commit.
+    RunOther,
     /// Results of a run.
     Fetch,
 }
@@ -480,6 +482,11 @@ impl Engine {
                 let scope = if fresh { None } else { Some(Scope::Whole) };
                 let action = Action::Run { by: Some(id), fresh, replace: Vec::new() };
                 self.begin(now, action, dirt, scope, vec![id], actions);
+            }
+            Ask::RunOther => {
+                self.asks.remove(0);
+                let action = Action::Run { by: Some(id), fresh: false, replace: Vec::new() };
+                self.begin(now, action, Dirt::default(), None, vec![id], actions);
             }
             Ask::Fetch => {
                 self.asks.remove(0);

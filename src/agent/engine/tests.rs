@@ -59,6 +59,16 @@ fn a_run_of_what_is_in_step_looks_at_nothing() {
 }
 
 #[test]
+fn a_run_of_a_commit_says_nothing_of_what_is_here() {
+    let mut engine = in_step(Manners::default());
+    engine.step(1000, touched("a"));
+    assert!(matches!(engine.step(1001, Input::Ask(1, Ask::RunOther)).as_slice(), [Action::Run { fresh: false, .. }]));
+    assert_eq!(engine.step(1002, done()), [Action::Answer(1, Ok(()))]);
+    assert!(!engine.is_in_sync());
+    assert_eq!(engine.step(1300, Input::Tick).len(), 1);
+}
+
+#[test]
 fn a_flush_answers_at_once_where_all_is_stored_and_else_when_it_is() {
     let mut engine = in_step(Manners::default());
     assert_eq!(engine.step(1000, Input::Ask(1, Ask::Flush)), [Action::Answer(1, Ok(()))]);

@@ -3,6 +3,7 @@
 use super::look::Processes;
 use super::look::Row;
 use crate::cfs::labels;
+use crate::cfs::snapshot::FROZEN;
 use crate::colonies::Snapshot;
 use crate::store::Found;
 use crate::store::Unfinished;
@@ -93,9 +94,9 @@ pub(super) fn is_our_key(prefix: &str, key: &str) -> bool {
 
 /// The label of the tree frozen for runs that `label` belongs to: `/pollinator/<project>/runs/<name>`.
 pub(super) fn frozen_of(root: &str, label: &str) -> Option<String> {
-    let rest = label.strip_prefix(root)?.strip_prefix("/runs/")?;
+    let rest = label.strip_prefix(root)?.strip_prefix('/')?.strip_prefix(FROZEN)?.strip_prefix('/')?;
     let name = rest.split('/').next().filter(|name| !name.is_empty())?;
-    Some(format!("{root}/runs/{name}"))
+    Some(format!("{root}/{FROZEN}/{name}"))
 }
 
 /// Snapshots that nothing needs.

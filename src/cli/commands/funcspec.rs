@@ -23,16 +23,13 @@ pub struct Args {
     pub follow: bool,
 }
 
-/// What stands for the id of a snapshot that was not made.
-const NO_SNAPSHOT: &str = "SNAPSHOT_ID";
-
 /// Runs the command. As today's tool does, it brings the trees over first, so that the specification can be submitted.
 pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
     let name = &project.settings.projectname;
     let executors = args.executor.map_or_else(|| project.settings.executor_names.clone(), |name| vec![name]);
     let (colony, snapshot_id, snapshot_label) = if args.dry_run {
-        (context.colony_name()?, NO_SNAPSHOT.to_owned(), spec::label(name, Tree::Src))
+        (context.colony_name()?, spec::NO_SNAPSHOT.to_owned(), spec::label(name, Tree::Src))
     } else {
         let connection = context.connect().await?;
         let events = context.events();
@@ -41,9 +38,17 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         let frozen = trees::freeze(&connection, &project, &report.src).await?;
         (connection.client().colony().to_owned(), frozen.snapshot_id, frozen.label)
     };
-    let parts =
-        Parts { colony: &colony, executors: &executors, snapshot_id: &snapshot_id, snapshot_label: &snapshot_label, run_id: "" };
+    // It is none of our runs, but where each run has its own folder for results, it needs one, too.
+    let run_id = if args.dry_run { spec::NO_RUN.to_owned() } else { run::submission::new_run_id()? };
+    let parts = Parts {
+        colony: &colony,
+        executors: &executors,
+        snapshot_id: &snapshot_id,
+        snapshot_label: &snapshot_label,
+        run_id: &run_id,
+    };
     let mut made = spec::function_spec(&project.settings, &parts);
     made.env.remove(spec::RUN_ID);
+    made.label.clear();
     context.print_json(&made)
 }

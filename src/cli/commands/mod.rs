@@ -1,6 +1,7 @@
 //! The commands, one file each: arguments and what is done with them.
 
 pub mod cancel;
+pub mod checkout;
 pub mod colony;
 pub mod completions;
 pub mod config;
@@ -37,6 +38,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Diff(args) => diff::run(context, args).await,
         Command::Runs(args) => runs::run(context, args).await,
         Command::Show(args) => show::run(context, args).await,
+        Command::Checkout(args) => checkout::run(context, args).await,
         Command::Logs(args) => logs::run(context, args).await,
         Command::Cancel(args) => cancel::run(context, args).await,
         Command::Results(args) => results::run(context, args).await,

@@ -13,6 +13,7 @@ use crate::journal::runs::RunState;
 use crate::project::Project;
 use crate::run;
 use crate::run::Connection;
+use crate::run::Source;
 use crate::run::trees::TreeOptions;
 use futures_util::future::join_all;
 
@@ -34,6 +35,9 @@ pub struct Args {
     /// Show what would be transferred and submitted, and do nothing
     #[arg(long)]
     pub dry_run: bool,
+    /// Run what this commit of the project's git repository holds (cfs/src and project.yaml) instead of the working tree
+    #[arg(long, value_name = "REV")]
+    pub commit: Option<String>,
     /// Run on this executor instead of those in project.yaml
     #[arg(long, value_name = "NAME")]
     pub executor: Option<String>,
@@ -50,7 +54,7 @@ impl Args {
             allow_deletes: trees.allow_deletes,
             jobs: Some(trees.jobs),
             follow: self.follow,
-            commit: None,
+            commit: self.commit.clone(),
         }
     }
 }
@@ -60,21 +64,26 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
     let connection = context.connect_with(args.trees_how.limit_up).await?;
     let trees = args.trees_how.options(context, args.dry_run)?;
-    if args.dry_run {
+    if args.dry_run && args.commit.is_none() {
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }
-    super::sync::look_before_first_upload(context, &connection, &project).await?;
+    let source = args.commit.clone().map_or(Source::WorkingTree, Source::Commit);
+    let job = args.job(&trees);
+    let options = run::Options { processes: args.processes, executor: args.executor, trees, source, ..run::Options::default() };
+    if args.dry_run {
+        return show_preview(context, &connection, &project, &options).await;
+    }
+    // What a commit holds was chosen when it was made.
+    let looked_at = if options.source == Source::WorkingTree { &[Tree::Src, Tree::Data][..] } else { &[Tree::Data] };
+    super::sync::look_before_first_upload(context, &connection, &project, looked_at).await?;
     // What the agent hands back is held to the end: as long as it is, the results are ours to bring home.
     let handed = match args.trees_how.limit_up {
-        None => hand_over(context, &connection, &project, args.job(&trees)).await?,
+        None => hand_over(context, &connection, &project, job).await?,
         Some(_) => None,
     };
     let runs = match &handed {
         Some(handed) => made(&connection, &handed.runs)?,
-        None => {
-            let options = run::Options { processes: args.processes, executor: args.executor, trees, only_new: false };
-            context.interruptible(run::submit(&connection, &project, &options, &context.events())).await??.runs
-        }
+        None => context.interruptible(run::submit(&connection, &project, &options, &context.events())).await??.runs,
     };
     if !args.follow {
         return Ok(());
@@ -98,6 +107,28 @@ fn made(connection: &Connection, ids: &[String]) -> Result<Vec<Run>, CliError> {
         runs.push(run.ok_or_else(|| CliError::failed(format!("the agent made run {id}, which is not in the books here")))?);
     }
     Ok(runs)
+}
+
+/// What would be brought over and submitted.
+async fn show_preview(
+    context: &Context,
+    connection: &Connection,
+    project: &Project,
+    options: &run::Options,
+) -> Result<(), CliError> {
+    let events = context.events();
+    let preview = run::preview(connection, project, options, &events);
+    let preview = context.interruptible(preview).await??;
+    if context.json() {
+        let trees = super::sync::documents(&preview.plans);
+        let document = serde_json::json!({ "commit": preview.commit, "trees": trees, "spec": preview.spec });
+        return context.print_json(&document);
+    }
+    if let Some(commit) = &preview.commit {
+        context.print(&format!("commit {commit}"));
+    }
+    super::sync::print_plans(context, &preview.plans);
+    context.print_json(&preview.spec)
 }
 
 /// How following ended.

@@ -48,7 +48,7 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     if args.dry_run {
         return show_plans(context, &connection, &project, &chosen, &options).await;
     }
-    look_before_first_upload(context, &connection, &project).await?;
+    look_before_first_upload(context, &connection, &project, &[Tree::Src, Tree::Data]).await?;
     if !args.verify && args.trees_how.limit_up.is_none() {
         let job = Job::Sync { trees: args.trees.clone(), allow_deletes: options.allow_deletes, jobs: Some(options.jobs) };
         if hand_over(context, &connection, &project, job).await?.is_some() {
@@ -93,12 +93,22 @@ pub async fn show_plans(
         plans.push((*tree, report));
     }
     if context.json() {
-        let rows: Vec<_> =
-            plans.iter().map(|(tree, r)| serde_json::json!({ "tree": tree, "plan": r.plan, "problems": r.problems })).collect();
-        return context.print_json(&rows);
+        return context.print_json(&documents(&plans));
     }
+    print_plans(context, &plans);
+    Ok(())
+}
+
+/// Plans for machines.
+pub fn documents(plans: &[(Tree, SyncReport)]) -> Vec<serde_json::Value> {
+    let document = |(tree, r): &(Tree, SyncReport)| serde_json::json!({ "tree": tree, "plan": r.plan, "problems": r.problems });
+    plans.iter().map(document).collect()
+}
+
+/// Plans for people.
+pub fn print_plans(context: &Context, plans: &[(Tree, SyncReport)]) {
     let mut any = false;
-    for (tree, report) in &plans {
+    for (tree, report) in plans {
         for (sign, path, size, note) in lines(&report.plan) {
             any = true;
             context.print(&format!("{sign} {tree}/{path}  {}{note}", sizes::human(size)));
@@ -111,7 +121,6 @@ pub async fn show_plans(
     if !any {
         context.print("nothing to do: the trees are in step");
     }
-    Ok(())
 }
 
 /// What a plan would do: a sign, the path, its size, and a word more.
@@ -138,8 +147,13 @@ fn lines(plan: &Plan) -> Vec<(char, String, u64, &'static str)> {
 }
 
 /// Before the first upload of a very large tree: what makes it big, and how to leave it out. On a terminal it asks.
-pub async fn look_before_first_upload(context: &Context, connection: &Connection, project: &Project) -> Result<(), CliError> {
-    for tree in [Tree::Src, Tree::Data] {
+pub async fn look_before_first_upload(
+    context: &Context,
+    connection: &Connection,
+    project: &Project,
+    chosen: &[Tree],
+) -> Result<(), CliError> {
+    for tree in chosen.iter().copied() {
         if trees::was_synchronized(connection, project, tree)? {
             continue;
         }

@@ -8,6 +8,7 @@ use super::retry::until_answered;
 use super::span_until;
 use crate::colonies::ATTRIBUTE_SET;
 use crate::colonies::Attribute;
+use crate::colonies::NODES;
 use crate::executor::backend::Adopted;
 use crate::executor::backend::Ending;
 use crate::executor::backend::Handle;
@@ -194,7 +195,7 @@ impl Attempt {
         let facts = self.host.engine.facts(task, handle).await;
         let client = self.host.client.clone();
         let id = self.entry.process.processid.clone();
-        let nodes = (!facts.nodes.is_empty()).then(|| ("NODES".to_owned(), facts.nodes.join(",")));
+        let nodes = (!facts.nodes.is_empty()).then(|| (NODES.to_owned(), facts.nodes.join(",")));
         let home = facts.home.map(|home| ("HOME".to_owned(), home));
         async move {
             for (key, value) in nodes.into_iter().chain(home).chain(facts.job_id) {

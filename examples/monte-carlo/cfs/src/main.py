@@ -18,7 +18,7 @@ inside = sum(draw.random() ** 2 + draw.random() ** 2 <= 1.0 for _ in range(point
 estimate = 4 * inside / points
 print(f"process {process[:8]}: pi is about {estimate:.4f} ({points} points)")
 
-folder = os.path.join(project, "result", "estimates")
+folder = os.path.join(os.environ["RESULT_DIR"], "estimates")
 os.makedirs(folder, exist_ok=True)
 with open(os.path.join(folder, process[:16] + ".json"), "w") as out:
     json.dump({"process": process, "points": points, "pi": estimate}, out)
