@@ -6,6 +6,7 @@
 //! Nothing in here prints: long operations emit [`event::Event`]s, and the command line, `--json`
 //! and the tests are readers of that one stream.
 
+pub mod agent;
 pub mod cfs;
 pub mod cli;
 pub mod colonies;

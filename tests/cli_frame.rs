@@ -11,7 +11,7 @@ use std::fs;
 use std::process::Command;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 19] = [
     "new",
     "run",
     "sync",
@@ -26,6 +26,7 @@ const COMMANDS: [&str; 18] = [
     "doctor",
     "ignored",
     "config",
+    "hook",
     "colony",
     "completions",
     "man",

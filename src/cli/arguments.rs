@@ -76,6 +76,9 @@ pub enum Command {
     Ignored(commands::ignored::Args),
     /// Show the settings and where each comes from
     Config(commands::config::Args),
+    /// Git hooks: what commits and pushes start
+    #[command(subcommand)]
+    Hook(commands::hook::Command),
     /// The embedded local colony
     #[command(subcommand)]
     Colony(commands::colony::Command),

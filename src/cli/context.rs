@@ -107,6 +107,11 @@ impl Context {
         Ok(self.settings.get_or_init(|| loaded))
     }
 
+    /// The profile that was named on the command line.
+    pub fn profile(&self) -> Option<&str> {
+        self.global.profile.as_deref()
+    }
+
     /// Where a project is looked for.
     fn start(&self) -> PathBuf {
         self.global.project.clone().unwrap_or_else(|| PathBuf::from("."))

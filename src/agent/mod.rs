@@ -1,0 +1,5 @@
+//! What happens by itself: git hooks, notifications.
+
+pub mod hooks;
+pub mod notify;
+pub mod programs;
