@@ -284,6 +284,25 @@ fn a_folder_of_hooks_is_made_and_one_that_cannot_be_is_told() {
 }
 
 #[test]
+fn hooks_use_the_profile_that_they_were_installed_with() {
+    let desk = Desk::new();
+    let project = desk.project("p", "");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "[profile.far.colony]\nhost = \"127.0.0.1\"\nport = {port}\ntls = false\nname = \"far\"\nkey = \"{}\"\n\n[profile.far.store]\nendpoint = \"http://127.0.0.1:{port}\"\nbucket = \"b\"\naccess-key = \"a\"\nsecret-key = \"s\"\n",
+        "1".repeat(64)
+    );
+    let file = desk.lab.home().join(".config/pollinator/config.toml");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, config).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    desk.hook(&project, &["install", "--profile", "far"]).expect_code(0);
+    let pushed = desk.push(&project).expect_code(0);
+    assert!(calls(&pushed.stderr) == 1 && pushed.stderr.contains(&format!("127.0.0.1:{port}")), "{}", pushed.stderr);
+    assert!(!desk.lab.state().join("colony").exists(), "without the profile, the local colony would have been started");
+}
+
+#[test]
 fn a_program_that_is_gone_stops_no_commit_and_only_a_gate() {
     let desk = Desk::without_colony();
     let project = desk.project("p", "onCommit: sync");

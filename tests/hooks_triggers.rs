@@ -200,14 +200,19 @@ fn a_push_starts_a_run_of_the_newest_commit_that_is_pushed() {
 
 #[test]
 fn a_gate_lets_pass_what_succeeds_and_refuses_what_fails() {
-    let desk = Desk::new();
+    let desktop = tempfile::tempdir().unwrap();
+    let desk = Desk::with_desktop(desktop.path());
+    let told = || fs::read_to_string(desktop.path().join("told")).unwrap();
     let project = installed(&desk, "onPush: gate", desk::JOB);
     let passed = desk.push(&project).expect_code(0);
     assert!(passed.stderr.contains("the job has run"), "{}", passed.stderr);
+    let note = format!("p: the run of {} succeeded", &desk.head(&project)[..10]);
+    assert_eq!(told(), format!("--app-name=Pollinator\n--\nPollinator\n{note}\n"));
     let before = desk.pushed(&project);
     assert_eq!(before, Some(desk.head(&project)));
     fs::write(project.join("cfs/src/main.py"), "import sys\nprint('no good')\nsys.exit(3)\n").unwrap();
     desk.commit(&project, "fails");
+    desk.agent(&project, "onPush: gate\nnotify: off");
     // What counts is the commit, not what is on disk.
     fs::write(project.join("cfs/src/main.py"), desk::JOB).unwrap();
     let refused = desk.push(&project);
@@ -216,6 +221,7 @@ fn a_gate_lets_pass_what_succeeds_and_refuses_what_fails() {
     assert!(refused.stderr.contains("error: the push is refused: the run of"), "{}", refused.stderr);
     assert!(refused.stderr.contains("failed or was cancelled") && refused.stderr.contains("--no-verify"), "{}", refused.stderr);
     assert_eq!(desk.pushed(&project), before);
+    assert_eq!(told().matches("the run of").count(), 1, "who wants no notes gets none");
 }
 
 #[test]

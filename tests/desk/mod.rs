@@ -50,6 +50,14 @@ impl Desk {
         Desk::at(variables.into_iter().fold(Lab::new(), |lab, (name, value)| lab.with(name, value)))
     }
 
+    /// With a desktop whose programs note what they are told in a folder: where tests run there is none to look at.
+    pub fn with_desktop(folder: &Path) -> Desk {
+        let told = folder.join("told");
+        script(&folder.join("notify-send"), &format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{}'\n", told.display()));
+        let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+        Desk::at(Lab::new().with("PATH", path).with("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent"))
+    }
+
     fn at(lab: Lab) -> Desk {
         let config = lab.home().join("gitconfig");
         let settings = "[user]\nname = t\nemail = t@example.org\n[init]\ndefaultBranch = main\n[protocol \"file\"]\nallow = always\n[commit]\ngpgSign = false\n[advice]\nignoredHook = false\n";

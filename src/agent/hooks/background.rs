@@ -17,7 +17,7 @@ const LONGEST_LOG: u64 = 1 << 20;
 /// Where the work of a project's hooks is logged: one file a project, by its name and folder.
 pub fn log_of(state_folder: &Path, project_name: &str, project_folder: &Path) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    let name: String = project_name.chars().take(40).map(plain).collect();
+    let name: String = project_name.chars().take(24).map(plain).collect();
     let folder = blake3::hash(project_folder.as_os_str().as_encoded_bytes()).to_hex();
     state_folder.join("logs").join(format!("hook-{name}-{}.log", &folder[..8]))
 }

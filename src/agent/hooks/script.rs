@@ -85,6 +85,7 @@ fi
 [ -x "$pollinator" ] || {{ pollinator=$(command -v pollinator) && "$pollinator" hook --help; }} >/dev/null 2>&1 || pollinator=
 git_dir=$(git rev-parse --absolute-git-dir)
 common=$(CDPATH= cd "$(git rev-parse --git-common-dir)" && pwd -P)
+top=$(git rev-parse --show-toplevel 2>/dev/null) && cd "$top" || exit 0
 unset $(git rev-parse --local-env-vars)
 # run PROJECT GATE REPOSITORY PROFILE: a hook that several repositories share serves each project in its own only.
 run() {{

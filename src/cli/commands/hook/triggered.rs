@@ -19,6 +19,8 @@ use crate::cli::Context;
 use crate::cli::error;
 use crate::cli::render::Tone;
 use crate::cli::render::times;
+use crate::colonies::Client;
+use crate::colonies::client::Patience;
 use crate::event::Tree;
 use crate::project;
 use crate::project::OnCommit;
@@ -28,8 +30,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How long a colony may take to answer before a push does not wait for it any more.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A push waits less long for a server that does not answer than a run does.
+const PATIENCE: Patience = Patience { request: Duration::from_secs(10), retries: 1, first_pause: Duration::from_millis(500) };
 /// Digits of a commit that are shown.
 const SHORT: usize = 10;
 
@@ -157,14 +159,8 @@ fn newest(project: &Project, commits: &[&str]) -> Result<String, CliError> {
 /// A server that cannot be reached is known before anything long begins, and does not hold a push up.
 async fn reach(context: &Context) -> Result<(), CliError> {
     let connection = context.connect().await?;
-    match tokio::time::timeout(PATIENCE, connection.client().version()).await {
-        Ok(answer) => answer.map(drop).map_err(CliError::from),
-        Err(_) => {
-            let (server, seconds) = (connection.client().server(), PATIENCE.as_secs());
-            let message = format!("the Colonies server at {server} does not answer within {seconds} s");
-            Err(CliError { code: error::UNREACHABLE, ..CliError::failed(message).with_hint("`pollinator doctor` says more") })
-        }
-    }
+    Client::with_patience(connection.client().access(), PATIENCE)?.version().await?;
+    Ok(())
 }
 
 async fn sync(context: &Context, project: &Project) -> Result<(), CliError> {
