@@ -27,7 +27,7 @@ fn what_was_there_comes_back_to_the_byte() {
     let project = desk.project("p", "onCommit: off");
     let hooks = project.join(".git/hooks");
     // No text, and no end of its last line.
-    fs::write(hooks.join("post-commit"), b"#!/bin/sh\n: \xff\xfe\necho earlier >> \"$HOME/seen\"").unwrap();
+    script(&hooks.join("post-commit"), b"#!/bin/sh\n: \xff\xfe\necho earlier >> \"$HOME/seen\"");
     fs::set_permissions(hooks.join("post-commit"), fs::Permissions::from_mode(0o751)).unwrap();
     // A link to a script of the work tree.
     script(&project.join("tools/check"), "#!/bin/sh\necho \"checked $1\" >> \"$HOME/seen\"\n");
@@ -73,7 +73,7 @@ fn an_earlier_hook_hears_all_that_git_says_and_its_refusal_holds() {
             "#!/bin/sh\ncd . && pwd > $HOME/told/where\ncat > $HOME/told/input\nprintf '%s\\n' \"$@\" > $HOME/told/arguments\nenv | grep -c ^GIT_ > $HOME/told/git\n{end}\n"
         )
     };
-    script(&hook, &text("exit 7"));
+    script(&hook, text("exit 7"));
     desk.hook(&project, &["install"]).expect_code(0);
 
     let refused = desk.push(&deep);
@@ -307,8 +307,7 @@ fn a_program_that_is_gone_stops_no_commit_and_only_a_gate() {
     let desk = Desk::without_colony();
     let project = desk.project("p", "onCommit: sync");
     let mine = desk.lab.home().join("bin/pollinator");
-    fs::create_dir(mine.parent().unwrap()).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_pollinator"), &mine).unwrap();
+    desk::copy(env!("CARGO_BIN_EXE_pollinator"), &mine);
     let install = || lab::finish(desk.command(&mine, &project, &["hook", "install"])).expect_code(0);
     let aside = mine.with_extension("aside");
     install();
@@ -330,7 +329,7 @@ fn a_program_that_is_gone_stops_no_commit_and_only_a_gate() {
     desk.commit(&project, "more");
     assert!(one_line(&push().expect_code(0).stderr));
     fs::remove_file(other.join("pollinator")).unwrap();
-    fs::copy(&aside, other.join("pollinator")).unwrap();
+    desk::copy(&aside, &other.join("pollinator"));
     desk.commit(&project, "more");
     assert_eq!(calls(&push().expect_code(0).stderr), 1);
 

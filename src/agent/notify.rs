@@ -152,15 +152,17 @@ fn without_markup(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
     use tempfile::TempDir;
 
     /// A desktop whose programs are scripts: where tests run there is no bus, and nobody to look. What is left to test is
     /// everything that is ours, up to the arguments.
     fn desktop(folder: &TempDir, program: &str, script: &str) -> Desktop {
-        let path = folder.path().join(program);
-        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (path, text) = (folder.path().join(program), format!("#!/bin/sh\n{script}\n"));
+        // Written by another process: a file that this one has open for writing while another test starts a program cannot
+        // be started itself for a moment.
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh", &text]).arg(path);
+        assert!(shell.status().unwrap().success());
         Desktop {
             shower: Some(Shower::NotifySend),
             path: folder.path().into(),

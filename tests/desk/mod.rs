@@ -6,7 +6,9 @@ use crate::lab;
 use crate::lab::Ended;
 use crate::lab::Lab;
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -53,7 +55,7 @@ impl Desk {
     /// With a desktop whose programs note what they are told in a folder: where tests run there is none to look at.
     pub fn with_desktop(folder: &Path) -> Desk {
         let told = folder.join("told");
-        script(&folder.join("notify-send"), &format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{}'\n", told.display()));
+        script(&folder.join("notify-send"), format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> '{}'\n", told.display()));
         let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
         Desk::at(Lab::new().with("PATH", path).with("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent"))
     }
@@ -67,7 +69,7 @@ impl Desk {
     }
 
     /// Any program in the environment of the laboratory.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>, folder: &Path, arguments: &[&str]) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>, folder: &Path, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().current_dir(folder).stdin(Stdio::null());
         for (name, value) in self.lab.command([""; 0]).get_envs() {
@@ -124,6 +126,8 @@ impl Desk {
             fs::rename(item.path(), folder.join(item.file_name())).unwrap();
         }
         fs::remove_dir(made).unwrap();
+        let file = folder.join("project.yaml");
+        fs::write(&file, fs::read_to_string(&file).unwrap().replace("projectname: template-", "projectname: ")).unwrap();
         self.agent(folder, agent);
     }
 
@@ -163,10 +167,22 @@ impl Desk {
 }
 
 /// Writes an executable file.
-pub fn script(path: &Path, text: &str) {
+///
+/// Another process does it: a file that this one has open for writing while another test starts a program cannot be started
+/// itself for a moment ("text file busy").
+pub fn script(path: &Path, text: impl AsRef<[u8]>) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    fs::write(path, text).unwrap();
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "printf %s \"$1\" > \"$2\" && chmod 755 \"$2\"", "sh"]).arg(OsStr::from_bytes(text.as_ref())).arg(path);
+    lab::finish(shell).expect_code(0);
+}
+
+/// Copies a program, for the same reason so.
+pub fn copy(from: impl AsRef<Path>, to: &Path) {
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let mut cp = Command::new("cp");
+    cp.arg(from.as_ref()).arg(to);
+    lab::finish(cp).expect_code(0);
 }
 
 /// Everything in a folder: names, modes, contents, and where links lead.

@@ -19,6 +19,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use tempfile::NamedTempFile;
 
 /// Mode of a hook: everybody who may use the repository may run it.
 const MODE: u32 = 0o755;
@@ -171,11 +172,17 @@ fn by_hand(hook: Hook, entry: &Entry) -> String {
 
 fn put(step: Step) -> Result<Outcome, Error> {
     let (path, kept) = (&step.path, kept(&step.path));
-    if step.keep {
-        rename(path, &kept)?;
-    }
     if let Some(text) = step.text.filter(|_| step.change != Change::Unchanged) {
-        write(path, &text)?;
+        // What can fail for want of room or rights has been done before the earlier hook is moved.
+        let written = write(path, &text)?;
+        if step.keep {
+            rename(path, &kept)?;
+        }
+        let placed = place(written, path);
+        if placed.is_err() && step.keep {
+            rename(&kept, path)?;
+        }
+        placed?;
     }
     let earlier = stands(&kept).then_some(kept);
     Ok(Outcome { hook: step.hook, change: step.change, earlier, path: step.path })
@@ -215,7 +222,7 @@ fn take_out(repository: &Repository, hook: Hook, path: PathBuf, which: Which<'_>
             } else if left.is_empty() {
                 remove(&path, &kept)?
             } else if let Some(text) = (Script { entries: left, ..script }).text() {
-                write(&path, &text)?;
+                place(write(&path, &text)?, &path)?;
                 Change::Updated
             } else {
                 Change::Unchanged
@@ -258,13 +265,17 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     fs::rename(from, to).map_err(|source| Error::File { what: "cannot rename", path: from.to_owned(), source })
 }
 
-/// Whole or not at all: git must never start half a hook.
-fn write(path: &Path, text: &str) -> Result<(), Error> {
+/// Beside its place: git must never start half a hook.
+fn write(path: &Path, text: &str) -> Result<NamedTempFile, Error> {
     let failed = |source| Error::File { what: "cannot write", path: path.to_owned(), source };
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new().prefix(".pollinator-").tempfile_in(folder).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
     file.as_file().set_permissions(fs::Permissions::from_mode(MODE)).map_err(failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    Ok(file)
+}
+
+fn place(file: NamedTempFile, path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::File { what: "cannot write", path: path.to_owned(), source };
+    file.persist(path).map(drop).map_err(|error| failed(error.error))
 }
