@@ -251,6 +251,31 @@ fn an_earlier_hook_that_cannot_be_kept_is_not_moved() {
 }
 
 #[test]
+fn a_manager_of_hooks_can_call_it_by_the_line_that_is_told() {
+    let desk = Desk::without_colony();
+    let all = desk.repository("all");
+    desk.project_in(&all.join("sub/p"), "p", "onCommit: sync");
+    desk.commit(&all, "project");
+    for hook in ["post-commit", "pre-push"] {
+        let line = format!("{} hook run {hook} --project ./sub/p -- \"$@\"", env!("CARGO_BIN_EXE_pollinator"));
+        script(&all.join(".git/hooks").join(hook), format!("#!/bin/sh\nset -e\n{line}\n"));
+    }
+    // Nobody has taken git's variables away, and these mean something else from any other folder.
+    let run = |arguments: &[&str]| {
+        let mut git = desk.command("git", &all, arguments);
+        git.env("GIT_DIR", ".git").env("GIT_WORK_TREE", ".").env("GIT_INDEX_FILE", ".git/index");
+        lab::finish(git).expect_code(0)
+    };
+    let committed = run(&["commit", "-q", "--allow-empty", "-m", "by hand"]);
+    let log = committed.stderr.split_once("its log: ").expect("it says where the log is").1.trim().to_owned();
+    assert_eq!(calls(&run(&["push", "origin", "main", "HEAD~:refs/heads/older"]).stderr), 1);
+    desk.agent(&all.join("sub/p"), "onPush: run");
+    let passed = run(&["push", "origin", "main:refs/heads/a", "HEAD~:refs/heads/b"]);
+    assert!(passed.stderr.contains("no run was started: cannot reach"), "{}", passed.stderr);
+    lab::until("what the commit started has ended", || fs::read_to_string(&log).unwrap().contains("error: "));
+}
+
+#[test]
 fn an_installation_that_was_cut_off_is_taken_up() {
     let desk = Desk::without_colony();
     let project = desk.project("p", "");

@@ -76,15 +76,20 @@ pub fn as_text(path: &Path) -> Result<&str, Error> {
     path.to_str().filter(|text| !text.contains(char::is_control)).ok_or_else(|| Error::OddPath(path.to_owned()))
 }
 
-/// What is checked out, as git names commits.
+/// What is checked out in a folder, as git names commits.
 pub fn head(folder: &Path) -> Result<String, Error> {
-    Ok(said(folder, &["rev-parse", "--verify", "HEAD^{commit}"])?.to_string_lossy().into_owned())
+    Ok(said_of(folder, &["rev-parse", "--verify", "HEAD^{commit}"])?.to_string_lossy().into_owned())
+}
+
+/// The git folder of a work tree.
+pub fn git_dir(folder: &Path) -> Result<PathBuf, Error> {
+    Ok(said_of(folder, &["rev-parse", "--absolute-git-dir"])?.into())
 }
 
 /// The newest of these commits: none is older than one that it descends from, whatever their clocks said.
 pub fn newest(folder: &Path, commits: &[&str]) -> Result<String, Error> {
     let arguments = [&["rev-list", "--date-order", "--max-count=1"], commits].concat();
-    Ok(said(folder, &arguments)?.to_string_lossy().into_owned())
+    Ok(said_of(folder, &arguments)?.to_string_lossy().into_owned())
 }
 
 /// Takes away the variables that git sets for hooks: they would make any git that is started below work on the repository of
@@ -97,9 +102,20 @@ pub fn leave(command: &mut Command) {
     }
 }
 
-/// What git says, without the end of its last line.
-fn said(folder: &Path, arguments: &[&str]) -> Result<OsString, Error> {
+/// What git says, where a folder is meant and not the repository of the hook that asks.
+fn said_of(folder: &Path, arguments: &[&str]) -> Result<OsString, Error> {
     let mut git = Command::new("git");
+    leave(&mut git);
+    ask(git, folder, arguments)
+}
+
+/// What git says, in the repository that a person means.
+fn said(folder: &Path, arguments: &[&str]) -> Result<OsString, Error> {
+    ask(Command::new("git"), folder, arguments)
+}
+
+/// What git says, without the end of its last line.
+fn ask(mut git: Command, folder: &Path, arguments: &[&str]) -> Result<OsString, Error> {
     git.arg("-C").arg(folder).args(arguments).stdin(Stdio::null());
     let output = git.output().map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NoGit(io::Error::new(error.kind(), "there is none in PATH")),

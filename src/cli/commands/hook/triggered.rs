@@ -41,7 +41,7 @@ pub struct Args {
     /// Which hook calls
     #[arg(value_name = "HOOK", value_parser = hook)]
     pub hook: Hook,
-    /// Git folder of the work tree
+    /// Git folder of the work tree, where a hook knows it
     #[arg(long, value_name = "DIR")]
     pub git_dir: Option<PathBuf>,
     /// Refuse where project.yaml cannot be read
@@ -82,7 +82,14 @@ fn project_here(context: &Context) -> Result<Option<Project>, CliError> {
 async fn post_commit(context: &Context, args: &Args) -> Result<(), CliError> {
     let Some(project) = project_here(context)? else { return Ok(()) };
     let on_commit = project.settings.agent.on_commit;
-    if on_commit == OnCommit::Off || args.git_dir.as_deref().is_some_and(moment::more_commits_follow) {
+    if on_commit == OnCommit::Off {
+        return Ok(());
+    }
+    let git_dir = match &args.git_dir {
+        Some(git_dir) => git_dir.clone(),
+        None => repository::git_dir(&project.folder)?,
+    };
+    if moment::more_commits_follow(&git_dir) {
         return Ok(());
     }
     let commit = repository::head(&project.folder)?;
