@@ -65,10 +65,10 @@ pub struct ProjectFile {
     pub cmd: String,
     /// File below cfs/src, handed to the command.
     pub source: Option<String>,
-    /// Tunnel.
-    pub tunnel: Option<Tunnel>,
     /// What happens by itself.
     pub agent: AgentSettings,
+    /// Tunnel.
+    pub tunnel: Option<Tunnel>,
 }
 
 /// Name of the whole file, as a section.
@@ -166,9 +166,9 @@ impl Reader<'_> {
             rebuild_image: self.scalar(&environment, "rebuildImage", &scalar::FLAG)?.unwrap_or(false),
             init_cmd: self.text(&environment, "init-cmd")?,
             cmd: self.command(&whole, &environment)?,
+            agent: self.agent(&agent)?,
             source: self.scalar(&environment, "source", &scalar::SOURCE)?.flatten(),
             tunnel: if tunnel.entries.is_empty() { None } else { Some(self.tunnel(&tunnel)?) },
-            agent: self.agent(&agent)?,
         };
         self.advise(&settings, &conditions, warnings);
         Ok(settings)
