@@ -11,7 +11,7 @@ use std::fs;
 use std::process::Command;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "new",
     "run",
     "sync",
@@ -27,6 +27,8 @@ const COMMANDS: [&str; 19] = [
     "doctor",
     "ignored",
     "config",
+    "hook",
+    "watch",
     "colony",
     "completions",
     "man",

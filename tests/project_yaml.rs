@@ -3,8 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use pollinator::project;
+use pollinator::project::OnCommit;
+use pollinator::project::OnPush;
+use pollinator::project::OnSave;
 use pollinator::project::Project;
+use pollinator::project::ResultsHome;
+use pollinator::project::WhenBusy;
 use std::path::Path;
+use std::time::Duration;
 
 const WHOLE: &str = "\
 projectname: p
@@ -234,4 +240,46 @@ fn a_project_is_found_from_below() {
     let (project, _) = project::find(&deep).unwrap();
     assert_eq!(project.folder, home.path().join("p").canonicalize().unwrap());
     assert!(project::find(Path::new("/nonexistent/folder")).is_err());
+}
+
+#[test]
+fn what_happens_by_itself_is_read() {
+    let usual = quietly(WHOLE).settings.agent;
+    assert_eq!(quietly(&format!("{WHOLE}agent:\n")).settings.agent, usual);
+    assert_eq!((usual.on_save, usual.on_commit, usual.on_push), (OnSave::Sync, OnCommit::Off, OnPush::Sync));
+    assert_eq!((usual.when_busy, usual.results, usual.notify), (WhenBusy::Queue, ResultsHome::Auto, true));
+    assert_eq!((usual.quiet, usual.gate_timeout), (Duration::from_millis(300), Duration::from_secs(1800)));
+
+    let all = "agent:\n  onSave: off\n  quiet: 2s\n  whenBusy: replace\n  onCommit: run\n  onPush: gate\n  results: ask\n  notify: no\n  gateTimeout: 90\n";
+    let read = quietly(&format!("{WHOLE}{all}")).settings.agent;
+    assert_eq!((read.on_save, read.on_commit, read.on_push), (OnSave::Off, OnCommit::Run, OnPush::Gate));
+    assert_eq!((read.when_busy, read.results, read.notify), (WhenBusy::Replace, ResultsHome::Ask, false));
+    assert_eq!((read.quiet, read.gate_timeout), (Duration::from_secs(2), Duration::from_secs(90)));
+    // As programs leave it that take a bare `off` for what it once meant.
+    let rewritten = quietly(&format!("{WHOLE}agent: {{onSave: false, onPush: \"off\", quiet: 0.5}}\n")).settings.agent;
+    assert_eq!((rewritten.on_save, rewritten.on_push, rewritten.quiet), (OnSave::Off, OnPush::Off, Duration::from_millis(500)));
+
+    let cases = [
+        ("onPush: always", "`onPush` must be off, sync, run or gate, found \"always\" at project.yaml:20:11"),
+        ("onSave: true", "`onSave` must be off, sync or run, found true at project.yaml:20:11"),
+        ("whenBusy: [queue]", "`whenBusy` must be queue, replace or skip, found a list at project.yaml:20:13"),
+        (
+            "quiet: soon",
+            "`quiet` must be a time up to an hour, such as 300ms, 2s or a number of seconds, found \"soon\" at project.yaml:20:10",
+        ),
+        (
+            "gateTimeout: 0",
+            "`gateTimeout` must be a time from 1s to 30d, such as 90s, 30m, 2h or a number of seconds, found 0 at project.yaml:20:16",
+        ),
+        ("notify: perhaps", "`notify` must be true or false, found \"perhaps\" at project.yaml:20:11"),
+    ];
+    for (line, expected) in cases {
+        assert_eq!(refused(&format!("{WHOLE}agent:\n  {line}\n")), expected);
+    }
+    assert_eq!(
+        refused(&format!("{WHOLE}agent: sync\n")),
+        "`agent` must hold keys and values, found \"sync\" at project.yaml:19:8"
+    );
+    let warned = |line: &str| taken(&format!("{WHOLE}agent:\n  {line}\n")).1;
+    assert_eq!(warned("onpush: run")[0], "unknown key `onpush` at project.yaml:20:3 is not used; did you mean `onPush`?");
 }

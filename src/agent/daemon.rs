@@ -28,6 +28,8 @@ use super::lock;
 use super::member::Asked;
 use super::member::Member;
 use super::member::millis_until;
+use super::notify::Desktop;
+use super::notify::Note;
 use super::operations;
 use super::operations::Freshness;
 use super::operations::Order;
@@ -37,6 +39,7 @@ use super::roster::Roster;
 use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
+use crate::journal::runs::RunState;
 use crate::run::submission;
 use crate::run::trees::Frozen;
 use crate::watch::ProjectId;
@@ -447,6 +450,10 @@ impl Daemon {
         member.followed.remove(&run);
         member.ended.insert(run.clone());
         let fetch = !member.claims.values().any(|(runs, _)| runs.contains(&run));
+        // Who follows sees for himself.
+        if fetch {
+            tell_desktop(member, &run);
+        }
         self.step(id, Input::Closed { run, fetch });
     }
 
@@ -719,6 +726,26 @@ fn answer_ask(member: &mut Member, ask: AskId, answer: Result<(), super::engine:
     };
     // One who has hung up needs no answer.
     let _ = asked.tell.send(line);
+}
+
+/// Tells the desktop how a run ended, where that is wished.
+fn tell_desktop(member: &Member, run: &str) {
+    let (Ok(project), Some(connection)) = (&member.project, &member.connection) else { return };
+    if !project.settings.agent.notify {
+        return;
+    }
+    let found = match connection.journal.run(run) {
+        Ok(found) => found,
+        Err(error) => return tracing::warn!(%error, run, "the run cannot be read"),
+    };
+    let fate = match found.map(|run| run.state) {
+        Some(RunState::Success) => "succeeded",
+        Some(RunState::Failed) => "failed",
+        Some(RunState::Cancelled) => "was cancelled",
+        _ => return,
+    };
+    let note = Note::of_run(&project.settings.projectname, &run[..run.len().min(12)], fate);
+    tokio::spawn(async move { Desktop::of_process().tell(&note).await });
 }
 
 /// Resident memory of this process, bytes.

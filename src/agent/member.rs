@@ -13,15 +13,15 @@ use super::engine::Engine;
 use super::engine::Failure;
 use super::engine::Manners;
 use super::engine::Millis;
-use super::engine::OnSave;
 use super::engine::Phase;
 use super::engine::Watching;
-use super::engine::WhenBusy;
 use super::roster::Entry;
 use crate::event::Direction;
 use crate::journal::runs::RunFilter;
 use crate::project;
+use crate::project::OnSave;
 use crate::project::Project;
+use crate::project::ResultsHome;
 use crate::run::Connection;
 use crate::run::trees::Frozen;
 use crate::watch;
@@ -225,10 +225,16 @@ fn read(root: &std::path::Path) -> Result<Project, Failure> {
     }
 }
 
-/// A project that cannot be read is left alone but for being looked at now and then.
+/// A project that cannot be read starts nothing: what it would be is not known.
 fn manners(project: &Result<Project, Failure>) -> Manners {
-    let _ = project;
-    Manners { on_save: OnSave::Sync, when_busy: WhenBusy::Queue, ..Manners::default() }
+    let Ok(project) = project else { return Manners { on_save: OnSave::Off, ..Manners::default() } };
+    let wishes = &project.settings.agent;
+    Manners {
+        on_save: wishes.on_save,
+        when_busy: wishes.when_busy,
+        quiet: Millis::try_from(wishes.quiet.as_millis()).unwrap_or(Millis::MAX),
+        fetch: wishes.results == ResultsHome::Auto,
+    }
 }
 
 fn watcher(state: Option<&watch::State>) -> Watcher {

@@ -1,17 +1,20 @@
 //! The resident agent: it watches projects, brings over what changed, starts runs, and brings results home.
 //!
-//! [`engine`] decides and is pure; [`daemon`] is its life; [`control`] is how others speak with it.
+//! [`engine`] decides and is pure; [`daemon`] is its life; [`control`] is how others speak with it. [`hooks`] has git start it.
 
 pub mod control;
 pub mod daemon;
 pub mod engine;
 mod error;
 mod follow;
+pub mod hooks;
 pub mod life;
 mod links;
 pub mod lock;
 mod member;
+pub mod notify;
 mod operations;
+pub mod programs;
 pub mod roster;
 pub mod service;
 

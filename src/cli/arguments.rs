@@ -80,6 +80,9 @@ pub enum Command {
     Config(commands::config::Args),
     /// Have the agent watch this project: what is saved is brought over, results come home
     Watch(commands::watch::Args),
+    /// Git hooks: what commits and pushes start
+    #[command(subcommand)]
+    Hook(commands::hook::Command),
     /// The embedded local colony
     #[command(subcommand)]
     Colony(commands::colony::Command),

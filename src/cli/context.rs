@@ -99,11 +99,6 @@ impl Context {
         Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
     }
 
-    /// The profile that was named.
-    pub fn profile(&self) -> Option<&str> {
-        self.global.profile.as_deref()
-    }
-
     /// Says so where the agent is of another version.
     pub fn warn_of_other_version(&self, agent: &Agent) {
         if !agent.is_same_version() {
@@ -119,6 +114,11 @@ impl Context {
         }
         let loaded = config::load(&Sources::of_process(self.global.profile.clone()))?;
         Ok(self.settings.get_or_init(|| loaded))
+    }
+
+    /// The profile that was named on the command line.
+    pub fn profile(&self) -> Option<&str> {
+        self.global.profile.as_deref()
     }
 
     /// Where a project is looked for.

@@ -1,6 +1,7 @@
 //! Errors as people see them: what failed, on what, why, what to do next; and the exit code of each kind.
 
 use crate::agent;
+use crate::agent::hooks;
 use crate::cfs;
 use crate::colonies;
 use crate::colony;
@@ -141,6 +142,16 @@ impl From<config::Error> for CliError {
 impl From<colony::Error> for CliError {
     fn from(error: colony::Error) -> CliError {
         CliError::failed(error.to_string()).with_hints(error.hint())
+    }
+}
+
+impl From<hooks::Error> for CliError {
+    fn from(error: hooks::Error) -> CliError {
+        let code = match error {
+            hooks::Error::NoGit(_) | hooks::Error::File { .. } => FAILED,
+            _ => USAGE,
+        };
+        CliError::new(code, error.to_string()).with_hints(error.hint())
     }
 }
 

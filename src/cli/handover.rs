@@ -29,7 +29,7 @@ pub async fn hand_over(
     };
     context.warn_of_other_version(&agent);
     let way = Some(agent::daemon::way_of(connection));
-    let work = Work { root: project.folder.clone(), way, job };
+    let work = Work { root: project.folder.clone(), way, job, detach: false };
     match context.interruptible(agent.work(&work, &context.events())).await? {
         Ok(handed) => Ok(Some(handed)),
         Err(agent::Error::Refused { kind: RefusalKind::UnknownProject, .. } | agent::Error::NotRunning) => Ok(None),

@@ -19,6 +19,7 @@ pub use settings::load;
 pub use settings::rate;
 pub use values::Origin;
 pub use values::boolean;
+pub use values::duration;
 
 use std::path::PathBuf;
 

@@ -6,6 +6,7 @@ use super::file;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,6 +124,22 @@ impl Values {
 /// Two spellings of a switch are the same.
 fn same(a: &str, b: &str) -> bool {
     a == b || (boolean(a).is_some() && boolean(a) == boolean(b))
+}
+
+/// A duration: a whole number with a unit, `300ms`, `2s`, `90m`, `24h`, `7d` or `2w`.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let number: u64 = number.parse().ok()?;
+    let seconds = match unit {
+        "ms" => return Some(Duration::from_millis(number)),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "w" => 7 * 24 * 3600,
+        _ => return None,
+    };
+    number.checked_mul(seconds).map(Duration::from_secs)
 }
 
 /// A switch's text.

@@ -126,6 +126,10 @@ environment:
   init-cmd: ""
   cmd: python3
   source: main.py
+# What happens by itself (`pollinator hook install` for commits and pushes):
+# agent:
+#   onCommit: off      # off | sync | run
+#   onPush: sync       # off | sync | run | gate
 "#
     )
 }

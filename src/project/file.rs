@@ -1,6 +1,8 @@
 //! `project.yaml`: the keys of today's tool, read strictly.
 
 use super::Error;
+use super::agent;
+use super::agent::AgentSettings;
 use super::scalar;
 use super::scalar::Check;
 use super::yaml::Document;
@@ -73,6 +75,8 @@ pub struct ProjectFile {
     pub cmd: String,
     /// File below cfs/src, handed to the command.
     pub source: Option<String>,
+    /// What happens by itself.
+    pub agent: AgentSettings,
     /// Tunnel.
     pub tunnel: Option<Tunnel>,
     /// Where results lie.
@@ -89,6 +93,7 @@ const KNOWN: &[(&str, &[&str])] = &[
     ("gpu", &["count", "name"]),
     ("environment", &["docker", "rebuildImage", "init-cmd", "cmd", "source"]),
     ("tunnel", &["user", "jumpHost", "jumpHostPort", "sshKey", "localPort", "remotePort"]),
+    ("agent", agent::KEYS),
 ];
 
 /// Values that hold where the file says nothing, as `pollinator new` writes them.
@@ -152,7 +157,8 @@ impl Reader<'_> {
         let gpu = self.section(&conditions, "gpu")?;
         let environment = self.section(&whole, "environment")?;
         let tunnel = self.section(&whole, "tunnel")?;
-        for section in [&whole, &conditions, &gpu, &environment, &tunnel] {
+        let agent = self.section(&whole, "agent")?;
+        for section in [&whole, &conditions, &gpu, &environment, &tunnel, &agent] {
             self.unknown_keys(section, warnings);
             self.repeated_keys(section, warnings);
         }
@@ -172,6 +178,7 @@ impl Reader<'_> {
             rebuild_image: self.scalar(&environment, "rebuildImage", &scalar::FLAG)?.unwrap_or(false),
             init_cmd: self.text(&environment, "init-cmd")?,
             cmd: self.command(&whole, &environment)?,
+            agent: self.agent(&agent)?,
             source: self.scalar(&environment, "source", &scalar::SOURCE)?.flatten(),
             tunnel: if tunnel.entries.is_empty() { None } else { Some(self.tunnel(&tunnel)?) },
             results: self.scalar(&whole, "results", &scalar::RESULTS)?.unwrap_or_default(),
@@ -215,6 +222,20 @@ impl Reader<'_> {
             ssh_key: self.text(tunnel, "sshKey")?,
             local_port: self.required(tunnel, "localPort", &scalar::PORT)?,
             remote_port: self.required(tunnel, "remotePort", &scalar::PORT)?,
+        })
+    }
+
+    fn agent(&self, section: &Section<'_>) -> Result<AgentSettings, Error> {
+        let usual = AgentSettings::default();
+        Ok(AgentSettings {
+            on_save: self.scalar(section, "onSave", &agent::ON_SAVE)?.unwrap_or(usual.on_save),
+            quiet: self.scalar(section, "quiet", &agent::QUIET)?.unwrap_or(usual.quiet),
+            when_busy: self.scalar(section, "whenBusy", &agent::WHEN_BUSY)?.unwrap_or(usual.when_busy),
+            on_commit: self.scalar(section, "onCommit", &agent::ON_COMMIT)?.unwrap_or(usual.on_commit),
+            on_push: self.scalar(section, "onPush", &agent::ON_PUSH)?.unwrap_or(usual.on_push),
+            results: self.scalar(section, "results", &agent::RESULTS)?.unwrap_or(usual.results),
+            notify: self.scalar(section, "notify", &scalar::FLAG)?.unwrap_or(usual.notify),
+            gate_timeout: self.scalar(section, "gateTimeout", &agent::GATE_TIMEOUT)?.unwrap_or(usual.gate_timeout),
         })
     }
 

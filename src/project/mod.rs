@@ -1,10 +1,17 @@
 //! A project on disk: `project.yaml` read and checked, and a new one made.
 
+mod agent;
 mod create;
 mod file;
 mod scalar;
 mod yaml;
 
+pub use agent::AgentSettings;
+pub use agent::OnCommit;
+pub use agent::OnPush;
+pub use agent::OnSave;
+pub use agent::ResultsHome;
+pub use agent::WhenBusy;
 pub use create::Created;
 pub use create::create;
 pub use file::Gpu;

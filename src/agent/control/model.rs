@@ -191,6 +191,9 @@ pub struct Work {
     pub way: Option<Way>,
     /// What is to be done.
     pub job: Job,
+    /// Who asks does not wait: the answer says only that it is taken on.
+    #[serde(default)]
+    pub detach: bool,
 }
 
 /// What is to be done.

@@ -189,8 +189,10 @@ async fn watch(State(inbox): State<Inbox>) -> Response {
 
 async fn work(State(inbox): State<Inbox>, Json(work): Json<Work>) -> Response {
     let (tell_lines, told) = mpsc::unbounded_channel();
+    let detach = work.detach;
     let begun = ask(&inbox, |tell| Request::Work { work, lines: tell_lines, tell }).await;
     match begun {
+        Ok(_) if detach => Json(serde_json::json!({ "ok": true })).into_response(),
         Ok((project, ask)) => lines(Told { lines: told, on_drop: Some((inbox, project, ask)) }),
         Err(refused) => refusal(StatusCode::CONFLICT, refused),
     }

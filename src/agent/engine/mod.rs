@@ -19,6 +19,8 @@ pub use retry::Failure;
 pub use status::Phase;
 pub use status::Status;
 
+use crate::project::OnSave;
+use crate::project::WhenBusy;
 use dirt::Dirt;
 use dirt::Taken;
 use retry::Retry;
@@ -42,30 +44,6 @@ const POLL_EVERY: Millis = 5_000;
 const POLL_SHARE: Millis = 50;
 /// For so long after a look at everything a run believes that the colony holds what was seen then.
 const TRUST: Millis = 900_000;
-
-/// What a save starts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum OnSave {
-    /// Nothing.
-    Off,
-    /// The trees are brought over.
-    #[default]
-    Sync,
-    /// The trees are brought over and run.
-    Run,
-}
-
-/// What becomes of a save while a run is under way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WhenBusy {
-    /// The newest state runs when the run has ended.
-    #[default]
-    Queue,
-    /// The run is cancelled.
-    Replace,
-    /// No run is started for it.
-    Skip,
-}
 
 /// How a project wants to be treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 
 use super::*;
 use crate::event::Tree;
+use crate::project::OnSave;
+use crate::project::WhenBusy;
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
 

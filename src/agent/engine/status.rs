@@ -4,8 +4,8 @@ use super::Action;
 use super::Engine;
 use super::Failure;
 use super::Millis;
-use super::OnSave;
 use super::Watching;
+use crate::project::OnSave;
 use serde::Serialize;
 
 /// Problems that are listed.

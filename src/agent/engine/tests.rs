@@ -1,5 +1,7 @@
 use super::*;
 use crate::event::Tree;
+use crate::project::OnSave;
+use crate::project::WhenBusy;
 
 fn place(path: &str) -> Place {
     (Tree::Src, path.to_owned())

@@ -88,7 +88,7 @@ pub async fn resume(context: &Context, args: &ResumeArgs) -> Result<(), CliError
 
 pub async fn flush(context: &Context, which: &Which) -> Result<(), CliError> {
     let agent = find(context).await?;
-    let work = Work { root: folder(which.folder.as_ref())?, way: None, job: Job::Flush };
+    let work = Work { root: folder(which.folder.as_ref())?, way: None, job: Job::Flush, detach: false };
     context.interruptible(agent.work(&work, &context.events())).await??;
     told(context, "all that was changed before is stored")
 }

@@ -77,20 +77,10 @@ fn show(context: &Context, report: &Reclaimed) {
     }
 }
 
-/// A whole number with a unit: seconds, minutes, hours, days or weeks.
+/// An age on the command line.
 fn duration(text: &str) -> Result<SignedDuration, String> {
-    let wanted = || format!("{text:?} is no duration: give a whole number and a unit, such as 90m, 24h or 7d");
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        "w" => 7 * 24 * 3600,
-        _ => return Err(wanted()),
-    };
-    let number: i64 = number.parse().map_err(|_| wanted())?;
-    number.checked_mul(seconds).map(SignedDuration::from_secs).ok_or_else(wanted)
+    let read = crate::config::duration(text).and_then(|duration| SignedDuration::try_from(duration).ok());
+    read.ok_or_else(|| format!("{text:?} is no duration: give a whole number and a unit, such as 90m, 24h or 7d"))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod executors;
 pub mod funcspec;
 pub mod gc;
+pub mod hook;
 pub mod ignored;
 pub mod logs;
 pub mod man;
@@ -49,6 +50,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Ignored(args) => ignored::run(context, args),
         Command::Config(args) => config::run(context, args),
         Command::Watch(args) => watch::run(context, args).await,
+        Command::Hook(command) => hook::run(context, command).await,
         Command::Colony(command) => colony::run(context, command).await,
         Command::Completions(args) => completions::run(context, args),
         Command::Man(args) => man::run(context, args),
