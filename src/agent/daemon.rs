@@ -405,7 +405,9 @@ impl Daemon {
         match report.frozen {
             Freshness::Keep => {}
             Freshness::Forget => member.frozen = None,
-            Freshness::Now((snapshot_id, label, digest)) => member.frozen = Some(Frozen { snapshot_id, label, digest }),
+            Freshness::Now((snapshot_id, label, digest)) => {
+                member.frozen = Some((Frozen { snapshot_id, label, digest }, Instant::now()));
+            }
         }
         if let Outcome::Failed { failure, .. } = &report.outcome {
             tracing::warn!(project = %member.entry.root.display(), reason = failure.reason, "failed");
@@ -698,7 +700,7 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
         root: member.entry.root.clone(),
         action,
         job,
-        frozen: member.frozen.clone(),
+        frozen: member.fresh(),
         events,
     };
     let inbox = inbox.clone();

@@ -41,6 +41,19 @@ pub async fn hand_over(
     }
 }
 
+/// Has the agent, where one runs, believe nothing of what it knew: something was removed behind its back.
+pub async fn look_again(context: &Context) {
+    let Ok(settings) = context.settings() else { return };
+    let told = match Agent::find(&settings.state_dir).await {
+        Ok(Some(agent)) => agent.tell("/v1/reload", &serde_json::json!({})).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        context.warn(&format!("the agent was not told of it ({error}); `pollinatord reload` does that"));
+    }
+}
+
 fn alone(context: &Context, error: &agent::Error) {
     context.warn(&format!("{error}; the work is done without the agent"));
     if let Some(hint) = error.hint() {

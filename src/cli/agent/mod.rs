@@ -13,6 +13,7 @@ use super::commands;
 use super::error;
 use super::render;
 use super::render::Color;
+use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -73,6 +74,10 @@ enum Command {
     Flush(projects::Which),
     /// Show how everything stands
     Status(status::Args),
+    /// Print a script that completes commands in a shell
+    Completions(commands::completions::Args),
+    /// Print the manual page
+    Man(commands::man::Args),
     /// The embedded local colony
     #[command(subcommand, hide = true)]
     Colony(commands::colony::Command),
@@ -128,6 +133,8 @@ async fn run(context: &Context, command: Option<Command>, poll: bool) -> Result<
         Some(Command::Resume(args)) => projects::resume(context, &args).await.map(done),
         Some(Command::Flush(which)) => projects::flush(context, &which).await.map(done),
         Some(Command::Status(args)) => status::status(context, args).await,
+        Some(Command::Completions(args)) => commands::completions::complete(context, args, Cli::command()).map(done),
+        Some(Command::Man(args)) => commands::man::page(context, args, Cli::command()).map(done),
         Some(Command::Colony(command)) => commands::colony::run(context, command).await.map(done),
     }
 }
