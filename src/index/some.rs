@@ -8,6 +8,7 @@ use super::LocalTree;
 use super::RelPath;
 use super::ignore::Rules;
 use super::scan::Walk;
+use super::scan::canonical;
 use super::scan::digest_found;
 use std::path::Path;
 
@@ -53,11 +54,7 @@ impl Extent {
 /// Blocks: call it where blocking is allowed.
 pub fn scan_some(root: &Path, rules: &mut Rules, index: &Index, jobs: usize, extent: &Extent) -> Result<LocalTree, Error> {
     let unreadable = |source| Error::Unreadable { path: root.to_owned(), source };
-    let root = match root.canonicalize() {
-        Ok(root) => root,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LocalTree::default()),
-        Err(error) => return Err(unreadable(error)),
-    };
+    let Some(root) = canonical(root)? else { return Ok(LocalTree::default()) };
     let mut walk = Walk::new(&root, rules).map_err(unreadable)?;
     for path in extent.paths() {
         walk.path(path)?;

@@ -10,7 +10,6 @@ use super::CliError;
 use super::Context;
 use super::arguments::Global;
 use super::commands;
-use super::error;
 use super::render;
 use super::render::Color;
 use clap::CommandFactory;
@@ -92,12 +91,9 @@ impl Command {
 /// Runs the program to its end; gives its exit code.
 pub fn main() -> ExitCode {
     crate::net::install_crypto_provider();
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match super::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(error::FAILED) };
-        }
+        Err(code) => return code,
     };
     let global = Global { project: None, profile: cli.profile, json: cli.json, verbose: cli.verbose, color: cli.color };
     let context = Context::new(&global, cli.command.as_ref().is_some_and(Command::streams));
