@@ -49,7 +49,7 @@ impl Extent {
     }
 }
 
-/// As [`super::scan`], of the paths of an extent only. The device is that of the root. The marker of the root is not decided here.
+/// As [`super::scan()`], of the paths of an extent only. The device is that of the root. The marker of the root is not decided here.
 ///
 /// Blocks: call it where blocking is allowed.
 pub fn scan_some(root: &Path, rules: &mut Rules, index: &Index, jobs: usize, extent: &Extent) -> Result<LocalTree, Error> {
