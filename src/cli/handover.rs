@@ -32,7 +32,10 @@ pub async fn hand_over(
     let work = Work { root: project.folder.clone(), way, job, detach: false };
     match context.interruptible(agent.work(&work, &context.events())).await? {
         Ok(handed) => Ok(Some(handed)),
-        Err(agent::Error::Refused { kind: RefusalKind::UnknownProject, .. } | agent::Error::NotRunning) => Ok(None),
+        Err(
+            agent::Error::Refused { kind: RefusalKind::UnknownProject | RefusalKind::NotConnected, .. }
+            | agent::Error::NotRunning,
+        ) => Ok(None),
         Err(error @ agent::Error::Refused { kind: RefusalKind::OtherColony, .. }) => {
             alone(context, &error);
             Ok(None)
