@@ -22,6 +22,8 @@ use std::time::Instant;
 #[derive(Parser)]
 #[command(name = "agent", about = "Measures the agent beside its peers")]
 struct Arguments {
+    /// Only these
+    cases: Vec<Case>,
     /// All sizes times this: 0.01 is a smoke run
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
@@ -36,6 +38,16 @@ struct Arguments {
     bench: bool,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Case {
+    /// From a save to its place
+    Saves,
+    /// A large tree
+    Tree,
+    /// Many saves
+    Day,
+}
+
 /// The quiet time that projects here ask for, milliseconds: the default.
 const QUIET: u64 = 300;
 
@@ -48,9 +60,16 @@ fn main() {
     pollinator::net::install_crypto_provider();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        saves(&arguments).await;
-        tree(&arguments).await;
-        long_day(&arguments).await;
+        let wanted = |case| arguments.cases.is_empty() || arguments.cases.contains(&case);
+        if wanted(Case::Saves) {
+            saves(&arguments).await;
+        }
+        if wanted(Case::Tree) {
+            tree(&arguments).await;
+        }
+        if wanted(Case::Day) {
+            long_day(&arguments).await;
+        }
     });
 }
 
