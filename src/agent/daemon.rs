@@ -447,6 +447,19 @@ impl Daemon {
         closed.into_iter().for_each(|run| self.step(id, Input::Closed { run, fetch: true }));
     }
 
+    /// Results that wait may have been fetched by a command.
+    fn forget_fetched(&mut self, id: ProjectId) {
+        let Some(member) = self.members.get(&id) else { return };
+        let Some(connection) = member.connection.clone() else { return };
+        for run in member.engine.status().results_waiting {
+            match connection.journal.run(&run) {
+                Ok(Some(found)) if found.results_fetched.is_some() => self.step(id, Input::Fetched(run)),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, run, "the run cannot be read"),
+            }
+        }
+    }
+
     fn closed(&mut self, id: ProjectId, run: String) {
         let Some(member) = self.members.get_mut(&id) else { return };
         member.followed.remove(&run);
@@ -478,6 +491,7 @@ impl Daemon {
     fn request(&mut self, request: Request) {
         match request {
             Request::Status { root, tell } => {
+                self.members.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| self.forget_fetched(id));
                 let reply = self.status(root.as_deref());
                 let _ = tell.send(reply);
             }

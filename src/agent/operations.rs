@@ -215,8 +215,8 @@ impl Work<'_> {
         };
         let is_commit = source != Source::WorkingTree;
         let trees = self.options(for_save);
-        let options = submission::Options { processes, executor, trees, source, only_new: for_save };
-        self.cancel(replace).await?;
+        let replace = replace.to_vec();
+        let options = submission::Options { processes, executor, trees, source, only_new: for_save, replace };
         let submitted = match frozen {
             Some(frozen) if fresh && !is_commit => {
                 run::submission::submit_frozen(self.connection, self.project, &options, frozen, self.events).await?
@@ -232,19 +232,6 @@ impl Work<'_> {
         };
         let runs = submitted.runs.iter().map(|run| run.run_id.clone()).collect();
         Ok(Finished { done: Done { busy, runs, ..Done::default() }, frozen: Some(frozen), made: submitted.runs })
-    }
-
-    /// Cancels runs that are replaced. One that has just ended needs none.
-    async fn cancel(&self, runs: &[String]) -> Result<(), run::Error> {
-        for run in runs {
-            let Some(process) = self.connection.journal.run(run)?.and_then(|run| run.process_id) else { continue };
-            match self.connection.client().cancel(&process).await {
-                Ok(()) => {}
-                Err(error) if error.is_unreachable() => return Err(error.into()),
-                Err(error) => tracing::info!(%error, process, "not cancelled"),
-            }
-        }
-        Ok(())
     }
 
     async fn fetch(&self, ids: &[String]) -> Result<Finished, run::Error> {

@@ -49,11 +49,20 @@ pub struct Options {
     /// Make a run only where src or data are others than those that ran last, or that were there when this was first asked: for
     /// saves. Files that somebody is writing put it off.
     pub only_new: bool,
+    /// Runs whose processes are cancelled before a new one is submitted; they stay where none is.
+    pub replace: Vec<String>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { processes: 1, executor: None, trees: TreeOptions::default(), source: Source::default(), only_new: false }
+        Options {
+            processes: 1,
+            executor: None,
+            trees: TreeOptions::default(),
+            source: Source::default(),
+            only_new: false,
+            replace: Vec::new(),
+        }
     }
 }
 
@@ -84,6 +93,7 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
         return Ok(Submitted { busy: brought.busy(), ..Submitted::default() });
     }
     let (frozen, provenance) = origin.freeze(connection, &brought, events).await?;
+    cancel(connection, &options.replace).await?;
     let mut runs = Vec::new();
     for _ in 0..options.processes {
         let run = intent(connection, project, &executors, &frozen, &provenance)?;
@@ -123,6 +133,19 @@ pub async fn submit_frozen(
         });
     }
     Ok(Submitted { runs, frozen: Some(frozen.clone()), busy: Vec::new() })
+}
+
+/// Cancels runs. One that has just ended needs it no more.
+async fn cancel(connection: &Connection, runs: &[String]) -> Result<(), Error> {
+    for run in runs {
+        let Some(process) = connection.journal.run(run)?.and_then(|run| run.process_id) else { continue };
+        match connection.client().cancel(&process).await {
+            Ok(()) => {}
+            Err(error) if error.is_unreachable() => return Err(error.into()),
+            Err(error) => tracing::info!(%error, process, "not cancelled"),
+        }
+    }
+    Ok(())
 }
 
 fn place(connection: &Connection, project: &Project) -> String {
