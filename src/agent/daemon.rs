@@ -683,11 +683,12 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
     };
     member.by = by;
     let job = by.and_then(|ask| member.asks.get(&ask)).map(|asked| asked.job.clone());
-    let (listeners, tell) = (member.listeners.clone(), inbox.clone());
+    let (listeners, tell, root) = (member.listeners.clone(), inbox.clone(), member.entry.root.clone());
     let events = Events::new(move |event| {
         if matches!(event, Event::TransferStarted { .. } | Event::TransferFinished { .. }) {
             let _ = tell.send(Message::Progress(id, event.clone()));
         }
+        write_down(&root, &event);
         for listener in listeners.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let _ = listener.send(Line::Event(super::control::model::EventLine { what: event.clone() }));
         }
@@ -710,6 +711,21 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
         };
         let _ = inbox.send(Message::Ended(id, Box::new(report)));
     }));
+}
+
+/// What travels, in the log: one line a transfer, and one a file for those who look closely.
+fn write_down(root: &Path, event: &Event) {
+    let project = root.display();
+    match event {
+        Event::TransferFinished { tree, direction, files, bytes, problems, .. } if *files + *problems > 0 => {
+            tracing::info!(%project, %tree, ?direction, files, bytes, problems, "transferred");
+        }
+        Event::FileDone { tree, direction, path, size, .. } => {
+            tracing::debug!(%project, %tree, ?direction, path, size, "transferred");
+        }
+        Event::FileRemoved { tree, path, local, .. } => tracing::debug!(%project, %tree, path, local, "removed"),
+        _ => {}
+    }
 }
 
 fn answer_ask(member: &mut Member, ask: AskId, answer: Result<(), super::engine::Failure>) {
