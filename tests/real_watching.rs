@@ -82,7 +82,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 fn editors_save_by_renames_backups_and_locks_and_only_the_file_is_stored() {
     let scene = Scene::new("editors", |_| {});
     // Backups beside the file, a swap file, and the file renamed away and written anew.
-    let vim = "set nocompatible backup writebackup backupcopy=no swapfile directory=. backupdir=.";
+    let vim = "set nocompatible backup writebackup backupcopy=no swapfile directory=. backupdir=. backupskip=";
     let keys = ["-c", vim, "-c", "edit main.py", "-c", "%s/ran/vim/", "-c", "wq"];
     scene.does("vim", &[&["-es", "-N", "-u", "NONE", "-i", "NONE"][..], &keys].concat());
     assert_eq!(scene.stored("src"), set(&["main.py"]));

@@ -23,6 +23,7 @@ use super::engine::Input;
 use super::engine::Millis;
 use super::engine::Outcome;
 use super::follow;
+use super::gitlock;
 use super::links::Links;
 use super::lock;
 use super::member::Asked;
@@ -66,6 +67,8 @@ const JUMP: i64 = 5;
 const OLD: i64 = 7 * 24 * 3600 * 1_000_000_000;
 /// A barrier that does not come within this is not waited for: everything is looked at instead.
 const BARRIER: Duration = Duration::from_secs(5);
+/// So long nothing is begun while git works, before it is looked again.
+const HOLD: Millis = 200;
 /// How long work under way may take when the agent is to end.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -374,6 +377,11 @@ impl Daemon {
             return;
         }
         self.changed = true;
+        // A checkout is one change, however long it takes. Events are looked at only where they may begin something.
+        let may_begin = !matches!(input, Input::Touched { .. }) || member.engine.wake().is_some_and(|wake| wake <= now);
+        if may_begin && member.engine.is_restless(now) && gitlock::is_working(&member.entry.root) {
+            member.engine.step(now, Input::Hold(now + HOLD));
+        }
         for action in member.engine.step(now, input) {
             match action {
                 Action::Answer(ask, answer) => answer_ask(member, ask, answer),
