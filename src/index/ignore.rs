@@ -201,7 +201,17 @@ mod tests {
         assert!(verdict("build", true).ignored && !verdict("build", false).ignored);
         assert!(!verdict("sub/build", true).ignored);
         assert!(verdict("only-here", false).ignored && !verdict("sub/only-here", false).ignored);
-        for always in [".git", "x~", ".main.py.swp", ".cfs", "sub/.x.pollinator-ab12", "a.py___jb_tmp___", "a.py___jb_old___", "#main.py#", ".#main.py"] {
+        for always in [
+            ".git",
+            "x~",
+            ".main.py.swp",
+            ".cfs",
+            "sub/.x.pollinator-ab12",
+            "a.py___jb_tmp___",
+            "a.py___jb_old___",
+            "#main.py#",
+            ".#main.py",
+        ] {
             assert!(verdict(always, false).ignored, "{always}");
         }
         assert!(!verdict("main.py", false).ignored && !verdict(".gitignore", false).ignored);

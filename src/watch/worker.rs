@@ -245,9 +245,8 @@ impl Worker {
             }
             Raw::Gone(path) => {
                 // That one below a tree is gone is told of by its parent.
-                let is_place = |w: &Watched| {
-                    w.names(&path).iter().any(|name| !matches!(w.spot(name), Spot::Below(..) | Spot::Unnamed))
-                };
+                let is_place =
+                    |w: &Watched| w.names(&path).iter().any(|name| !matches!(w.spot(name), Spot::Below(..) | Spot::Unnamed));
                 let concerned: Vec<ProjectId> = self.projects.iter().filter(|(_, w)| is_place(w)).map(|(id, _)| *id).collect();
                 concerned.into_iter().for_each(|id| self.look_at(id));
             }
@@ -402,7 +401,8 @@ async fn next(backend: &mut Option<Queue>) -> Vec<Raw> {
 
 /// Why the system tells nothing of these folders: others may write them.
 fn network(roots: &[PathBuf]) -> Option<String> {
-    let shared = roots.iter().find(|root| root.exists() && crate::sqlite::on_shared_file_system(root))?;
+    // Of the root itself: it may be where something is mounted, or a link to a folder there.
+    let shared = roots.iter().find(|root| crate::sqlite::is_on_shared_file_system(root))?;
     Some(format!(
         "{} is on a network file system, which does not tell of what other machines write: it is looked at from time to time",
         shared.display()

@@ -41,6 +41,12 @@ impl Ledger {
         self.database.query_row(sql, [ending], |row| row.get::<_, i64>(0)).unwrap() > 0
     }
 
+    /// The places of all files that the colony holds now.
+    pub fn held(&self) -> BTreeSet<String> {
+        let mut statement = self.database.prepare("SELECT label || '/' || name FROM file").unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    }
+
     /// Waits until a file was stored.
     #[track_caller]
     pub fn until_stored(&self, ending: &str) {

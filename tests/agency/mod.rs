@@ -2,6 +2,7 @@
 
 #![allow(dead_code)] // Each test program uses another part of it.
 
+pub mod apart;
 pub mod ledger;
 
 use crate::lab::Ended;
