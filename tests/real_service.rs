@@ -14,6 +14,7 @@ use agency::signal;
 use lab::Ended;
 use lab::PATIENCE;
 use lab::finish;
+use lab::until;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -239,5 +240,51 @@ fn a_service_manager_is_told_of_the_agents_life() {
     assert_eq!(manager.hears_news(), ["READY=1"]);
     signal(agent.id(), 15);
     assert_eq!(manager.hears_news(), ["STOPPING=1"]);
+    assert_eq!(ended(&mut agent), Some(0));
+}
+
+/// The agent as a service's main process: the shell has the number that its `exec` leaves to the agent.
+fn as_a_service(agency: &Agency, path: &str) -> std::process::Child {
+    let mut command = agency.agent_command(Vec::<&str>::new());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "SYSTEMD_EXEC_PID=$$ exec \"$0\""]).arg(env!("CARGO_BIN_EXE_pollinatord")).env_clear();
+    for (name, value) in command.env("PATH", path).env("INVOCATION_ID", "0123456789abcdef").get_envs() {
+        shell.env(name, value.unwrap());
+    }
+    let log = agency.lab.home().join("log");
+    let log = fs::File::options().create(true).append(true).open(log).unwrap();
+    let child = shell.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+    until("the agent answers", || agency.agent(["status", "--json"]).code != Some(4));
+    child
+}
+
+#[test]
+fn a_colony_that_a_service_starts_is_a_unit_of_its_own() {
+    let agency = Agency::without_agent();
+    let (programs, notes) = (agency.lab.home().join("programs"), agency.lab.home().join("called"));
+    // Does what the real one does as far as can be seen from here: it starts what stands behind the `--`.
+    let does = "while [ \"$1\" != -- ]; do echo \"$1\" >> NOTES; shift; done; shift; exec \"$@\"";
+    script(&programs, "systemd-run", &does.replace("NOTES", &notes.display().to_string()));
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let project = agency.lab.project("unit", "print('ran')\n");
+    let mut agent = as_a_service(&agency, &path);
+    agency.watch(&project);
+    let called = fs::read_to_string(&notes).unwrap();
+    let words: Vec<&str> = called.lines().collect();
+    for word in ["--user", "--collect", "--pipe", "--property=KillMode=process", &format!("--setenv=PATH={path}")] {
+        assert!(words.contains(&word), "{word}: {called}");
+    }
+    assert!(!called.contains("INVOCATION_ID") && !called.contains("AWS_"), "{called}");
+    agency.agent(["stop"]).expect_code(0);
+    assert_eq!(ended(&mut agent), Some(0));
+    agency.lab.run(["colony", "status"]).expect_code(0);
+    agency.lab.run(["colony", "stop"]).expect_code(0);
+    // Where the manager refuses, it is started as ever.
+    script(&programs, "systemd-run", "echo Failed to connect to bus >&2; exit 1");
+    let mut agent = as_a_service(&agency, &path);
+    agency.until_in_sync(&project);
+    let log = fs::read_to_string(agency.lab.home().join("log")).unwrap();
+    assert!(log.contains("cannot be a unit of its own"), "{log}");
+    agency.agent(["stop"]).expect_code(0);
     assert_eq!(ended(&mut agent), Some(0));
 }
