@@ -5,8 +5,15 @@
 #   scripts/bench.sh                        all of it, about half an hour, 10 GB of disk below TMPDIR
 #   scripts/bench.sh --scale 0.01           a smoke run of two minutes with the build
 #   scripts/bench.sh byte insert scattered  only these cases
+#   scripts/bench.sh agent                  the agent, beside watchman with rclone: ten minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
+if [ "${1:-}" = agent ]; then
+    shift
+    scripts/parts.sh peers
+    scripts/parts.sh watchman
+    exec cargo bench --locked --bench agent -- "$@"
+fi
 scripts/parts.sh weed
 scripts/parts.sh peers
 exec cargo bench --locked --bench peers -- "$@"

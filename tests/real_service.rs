@@ -4,6 +4,8 @@
 //! No service manager runs where tests run. So `systemctl` is a script that notes how it was called, and the manager's socket is
 //! one of the test; `systemd-analyze` and Python's plistlib are the real ones.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 mod agency;
 mod lab;
 

@@ -3,6 +3,8 @@
 //! Limits and mounts are those of namespaces of the tests' own (`agency::apart`), so the machine's stay as they are. This needs
 //! user namespaces, which `scripts/test.sh` looks for before it begins.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 mod agency;
 mod lab;
 

@@ -3,6 +3,8 @@
 //! What was stored is read from the colony's own books (`agency::ledger`), so that a temporary file is noticed even where it was
 //! removed a moment later.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 mod agency;
 mod lab;
 

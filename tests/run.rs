@@ -207,3 +207,22 @@ fn an_interrupted_submission_is_found_again_instead_of_submitted_twice() {
     assert_eq!(runs.as_array().unwrap().len(), 1, "{runs}");
     lab.run_in(&project, ["cancel", "last"]).expect_code(0);
 }
+
+#[test]
+fn two_commands_on_one_project_take_turns_and_the_second_says_so() {
+    use std::io::BufRead;
+    let lab = Lab::new();
+    let project = lab.project("turns", "print('x')\n");
+    lab.run_in(&project, ["sync"]).expect_code(0);
+    let locks: Vec<_> = fs::read_dir(lab.state().join("locks")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(locks.len(), 1);
+    let first = fs::File::options().write(true).open(&locks[0]).unwrap();
+    first.lock().unwrap();
+    let mut command = lab.command(["sync"]);
+    let mut second = command.current_dir(&project).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufReader::new(second.stderr.take().unwrap()).lines();
+    assert!(said.next().unwrap().unwrap().contains("another pollinator works on this project"));
+    assert!(second.try_wait().unwrap().is_none(), "it waits");
+    first.unlock().unwrap();
+    assert!(second.wait().unwrap().success());
+}

@@ -1,5 +1,7 @@
 //! A watched tree where people do what nobody thought of. Against the local colony, with the file system as it is.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
+
 mod agency;
 mod lab;
 

@@ -413,7 +413,9 @@ impl Daemon {
         match report.frozen {
             Freshness::Keep => {}
             Freshness::Forget => member.frozen = None,
-            Freshness::Now((snapshot_id, label, digest)) => member.frozen = Some(Frozen { snapshot_id, label, digest }),
+            Freshness::Now((snapshot_id, label, digest)) => {
+                member.frozen = Some((Frozen { snapshot_id, label, digest }, Instant::now()));
+            }
         }
         if let Outcome::Failed { failure, .. } = &report.outcome {
             tracing::warn!(project = %member.entry.root.display(), reason = failure.reason, "failed");
@@ -548,16 +550,23 @@ impl Daemon {
     /// Begins work that somebody hands over: first the barrier, so that it sees all that was saved before.
     fn work(&mut self, work: Work, lines: mpsc::UnboundedSender<Line>) -> Result<(ProjectId, AskId), Refusal> {
         let id = self.find_above(&work.root).ok_or_else(|| unknown(&work.root))?;
-        let ask = self.new_number();
-        let number = self.new_number();
-        let Some(member) = self.members.get_mut(&id) else { return Err(unknown(&work.root)) };
+        let Some(member) = self.members.get(&id) else { return Err(unknown(&work.root)) };
         let mut connection = member.connection.clone();
         if connection.is_none() {
             connection = self.links.opened(&member.entry.profile);
         }
-        if let (Some(way), Some(connection)) = (&work.way, &connection)
-            && *way != way_of(connection)
-        {
+        let Some(own) = connection.as_ref().map(way_of) else {
+            if work.way.is_some() {
+                return Err(Refusal {
+                    kind: RefusalKind::NotConnected,
+                    message: "the agent has not reached the project's colony yet".into(),
+                    code: 4,
+                    ..Refusal::default()
+                });
+            }
+            return Ok(self.begin_work(id, work, lines));
+        };
+        if work.way.as_ref().is_some_and(|way| *way != own) {
             return Err(Refusal {
                 kind: RefusalKind::OtherColony,
                 message: "the agent brings this project to another colony or store, by its settings".into(),
@@ -565,6 +574,12 @@ impl Daemon {
                 code: 2,
             });
         }
+        Ok(self.begin_work(id, work, lines))
+    }
+
+    /// Takes work on, behind a barrier.
+    fn begin_work(&mut self, id: ProjectId, work: Work, lines: mpsc::UnboundedSender<Line>) -> (ProjectId, AskId) {
+        let (ask, number) = (self.new_number(), self.new_number());
         let kind = match &work.job {
             Job::Flush => Ask::Flush,
             Job::Sync { trees, .. } if trees.is_empty() || [Tree::Src, Tree::Data].iter().all(|t| trees.contains(t)) => Ask::Sync,
@@ -572,8 +587,10 @@ impl Daemon {
             Job::Run { commit: Some(_), .. } => Ask::RunOther,
             Job::Run { .. } => Ask::Run,
         };
-        member.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(ask, lines.clone());
-        member.asks.insert(ask, Asked { job: work.job, tell: lines, runs: Vec::new() });
+        if let Some(member) = self.members.get_mut(&id) {
+            member.listeners.lock().unwrap_or_else(PoisonError::into_inner).insert(ask, lines.clone());
+            member.asks.insert(ask, Asked { job: work.job, tell: lines, runs: Vec::new() });
+        }
         self.barriers.insert(number, (id, ask, kind));
         let (watcher, inbox) = (self.watcher.clone(), self.inbox.clone());
         tokio::spawn(async move {
@@ -584,7 +601,7 @@ impl Daemon {
             // Where it came meanwhile, nobody waits for this any more. The agent's end is the only reason to fail.
             let _ = inbox.send(Message::NoBarrier(number));
         });
-        Ok((id, ask))
+        (id, ask)
     }
 
     fn pass_barrier(&mut self, number: u64, told_all: bool) {
@@ -707,7 +724,7 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
         root: member.entry.root.clone(),
         action,
         job,
-        frozen: member.frozen.clone(),
+        frozen: member.fresh(),
         events,
     };
     let inbox = inbox.clone();

@@ -32,11 +32,15 @@ use std::collections::HashMap;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::time::Duration;
+use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 /// Paths whose sizes are summed up for the status.
 const SUMMED: usize = 100;
+/// For so long a frozen tree is used again without asking whether it is still there.
+const SERVES: Duration = Duration::from_secs(24 * 3600);
 /// Runs that the status shows.
 const RUNS: u32 = 5;
 
@@ -73,8 +77,8 @@ pub struct Member {
     pub listeners: Listeners,
     /// Which way files travel at the moment.
     pub transfer: Option<Direction>,
-    /// The src tree as it is frozen in the colony, where it is the same here.
-    pub frozen: Option<Frozen>,
+    /// The src tree as it is frozen in the colony, where it is the same here; and since when that is known.
+    pub frozen: Option<(Frozen, Instant)>,
     /// Runs that are followed.
     pub followed: HashMap<String, JoinHandle<()>>,
     /// Runs whose results somebody else brings home as long as he is connected; and his line, which stays open.
@@ -112,6 +116,11 @@ impl Member {
             connection: None,
             reachable: None,
         }
+    }
+
+    /// The frozen src tree, while it serves: `gc` elsewhere removes what is old.
+    pub fn fresh(&self) -> Option<Frozen> {
+        self.frozen.as_ref().filter(|(_, since)| since.elapsed() < SERVES).map(|(frozen, _)| frozen.clone())
     }
 
     /// Reads project.yaml again; gives its wishes.

@@ -32,12 +32,28 @@ pub async fn hand_over(
     let work = Work { root: project.folder.clone(), way, job, detach: false };
     match context.interruptible(agent.work(&work, &context.events())).await? {
         Ok(handed) => Ok(Some(handed)),
-        Err(agent::Error::Refused { kind: RefusalKind::UnknownProject, .. } | agent::Error::NotRunning) => Ok(None),
+        Err(
+            agent::Error::Refused { kind: RefusalKind::UnknownProject | RefusalKind::NotConnected, .. }
+            | agent::Error::NotRunning,
+        ) => Ok(None),
         Err(error @ agent::Error::Refused { kind: RefusalKind::OtherColony, .. }) => {
             alone(context, &error);
             Ok(None)
         }
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Has the agent, where one runs, believe nothing of what it knew: something was removed behind its back.
+pub async fn look_again(context: &Context) {
+    let Ok(settings) = context.settings() else { return };
+    let told = match Agent::find(&settings.state_dir).await {
+        Ok(Some(agent)) => agent.tell("/v1/reload", &serde_json::json!({})).await,
+        Ok(None) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = told {
+        context.warn(&format!("the agent was not told of it ({error}); `pollinatord reload` does that"));
     }
 }
 

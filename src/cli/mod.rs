@@ -18,13 +18,9 @@ use std::process::ExitCode;
 /// Runs the program to its end; gives its exit code.
 pub fn main() -> ExitCode {
     crate::net::install_crypto_provider();
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match parse() {
         Ok(cli) => cli,
-        // Help and version end with 0, mistakes with 2; clap prints both.
-        Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(error::FAILED) };
-        }
+        Err(code) => return code,
     };
     let context = Context::new(&cli.global, cli.command.streams());
     render::log::start(context.verbose());
@@ -39,4 +35,13 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => context.report(&error),
     }
+}
+
+/// What was said on the command line; or the exit code, where that was a mistake, or a question that is answered.
+fn parse<T: Parser>() -> Result<T, ExitCode> {
+    T::try_parse().map_err(|error| {
+        // Help and version end with 0, mistakes with 2; clap prints both.
+        let code = u8::try_from(error.exit_code()).unwrap_or(2);
+        if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(error::FAILED) }
+    })
 }

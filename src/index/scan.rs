@@ -107,15 +107,20 @@ pub(crate) const EMPTY_SHA256: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e46
 /// Blocks: call it where blocking is allowed.
 pub fn scan(root: &Path, rules: &mut Rules, index: &Index, jobs: usize) -> Result<LocalTree, Error> {
     let unreadable = |source| Error::Unreadable { path: root.to_owned(), source };
-    let root = match root.canonicalize() {
-        Ok(root) => root,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LocalTree::default()),
-        Err(error) => return Err(unreadable(error)),
-    };
+    let Some(root) = canonical(root)? else { return Ok(LocalTree::default()) };
     let mut walk = Walk::new(&root, rules).map_err(unreadable)?;
     walk.folder(&root, None)?;
     let known = index.known(&root);
     Ok(digest_found(walk, known, index, jobs))
+}
+
+/// A root as it is called really; none where it is missing.
+pub(super) fn canonical(root: &Path) -> Result<Option<PathBuf>, Error> {
+    match root.canonicalize() {
+        Ok(root) => Ok(Some(root)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Unreadable { path: root.to_owned(), source }),
+    }
 }
 
 /// Reads what was found and is not known; `known` is all that is known of what was looked at.

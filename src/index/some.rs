@@ -8,6 +8,7 @@ use super::LocalTree;
 use super::RelPath;
 use super::ignore::Rules;
 use super::scan::Walk;
+use super::scan::canonical;
 use super::scan::digest_found;
 use std::path::Path;
 
@@ -48,16 +49,12 @@ impl Extent {
     }
 }
 
-/// As [`super::scan`], of the paths of an extent only. The device is that of the root. The marker of the root is not decided here.
+/// As [`super::scan()`], of the paths of an extent only. The device is that of the root. The marker of the root is not decided here.
 ///
 /// Blocks: call it where blocking is allowed.
 pub fn scan_some(root: &Path, rules: &mut Rules, index: &Index, jobs: usize, extent: &Extent) -> Result<LocalTree, Error> {
     let unreadable = |source| Error::Unreadable { path: root.to_owned(), source };
-    let root = match root.canonicalize() {
-        Ok(root) => root,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(LocalTree::default()),
-        Err(error) => return Err(unreadable(error)),
-    };
+    let Some(root) = canonical(root)? else { return Ok(LocalTree::default()) };
     let mut walk = Walk::new(&root, rules).map_err(unreadable)?;
     for path in extent.paths() {
         walk.path(path)?;

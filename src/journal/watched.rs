@@ -16,6 +16,7 @@ CREATE TABLE watched (
     digest TEXT NOT NULL,           -- of the inputs; empty: they are to run, whatever they are
     run_id TEXT                     -- the run that ran them; NULL: they were seen when the project was taken up
 );
+CREATE INDEX run_by_folder ON run(project_folder, created DESC);
 ";
 
 /// Inputs of a project, as a run or a look saw them.

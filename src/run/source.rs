@@ -85,7 +85,7 @@ impl Origin {
     ) -> Result<Stored, Error> {
         let project = &self.project;
         let Some((commit, _)) = &self.commit else {
-            return Ok(Stored::Working(trees::bring_over(connection, project, options, events).await?));
+            return Ok(Stored::Working(Box::new(trees::bring_over(connection, project, options, events).await?)));
         };
         let place = connection.workshop(lock).await?;
         let extracted = commit.extract(place.path()).await?;
@@ -147,7 +147,7 @@ impl Origin {
 /// A source that was brought over.
 pub(super) enum Stored {
     /// The working tree.
-    Working(Brought),
+    Working(Box<Brought>),
     /// A commit's, which lies in a folder of ours for so long.
     Commit {
         /// What of it is to be sent.

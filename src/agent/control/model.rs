@@ -288,4 +288,6 @@ pub enum RefusalKind {
     UnknownProject,
     /// The agent would bring it elsewhere.
     OtherColony,
+    /// The agent has not reached the colony yet: it cannot be said whether it is the same.
+    NotConnected,
 }

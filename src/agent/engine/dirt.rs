@@ -89,7 +89,7 @@ impl Dirt {
     }
 
     /// Number of paths that wait.
-    pub fn len(&self) -> usize {
+    pub fn paths(&self) -> usize {
         self.paths.len()
     }
 
@@ -239,7 +239,7 @@ mod tests {
         for number in 0..=MOST_PATHS as u64 {
             dirt.touch(number / 100, place(&number.to_string()), false);
         }
-        assert!(dirt.is_whole() && dirt.len() == 0);
+        assert!(dirt.is_whole() && dirt.paths() == 0);
         assert_eq!(taken(&mut dirt, 339), Vec::<String>::new());
         assert_eq!(taken(&mut dirt, 340), ["everything"]);
     }
@@ -252,6 +252,6 @@ mod tests {
         dirt.touch(400, place("a"), false);
         dirt.touch(400, place("b"), false);
         dirt.put_back(taken.dirt);
-        assert_eq!((dirt.len(), dirt.due_at(300)), (2, Some(700)));
+        assert_eq!((dirt.paths(), dirt.due_at(300)), (2, Some(700)));
     }
 }

@@ -65,7 +65,7 @@ impl Engine {
         let waiting = self.closed.iter().chain(&self.offered).cloned().collect();
         let dirt = self.operation.as_ref().map(|operation| &operation.dirt);
         let whole = self.dirt.is_whole() || dirt.is_some_and(|d| d.is_whole());
-        let paths = self.dirt.len() + dirt.map_or(0, |d| d.len());
+        let paths = self.dirt.paths() + dirt.map_or(0, |d| d.paths());
         Status {
             phase: self.phase(),
             in_sync: self.is_in_sync(),

@@ -10,9 +10,9 @@ use super::CliError;
 use super::Context;
 use super::arguments::Global;
 use super::commands;
-use super::error;
 use super::render;
 use super::render::Color;
+use clap::CommandFactory;
 use clap::Parser;
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -73,6 +73,10 @@ enum Command {
     Flush(projects::Which),
     /// Show how everything stands
     Status(status::Args),
+    /// Print a script that completes commands in a shell
+    Completions(commands::completions::Args),
+    /// Print the manual page
+    Man(commands::man::Args),
     /// The embedded local colony
     #[command(subcommand, hide = true)]
     Colony(commands::colony::Command),
@@ -87,12 +91,9 @@ impl Command {
 /// Runs the program to its end; gives its exit code.
 pub fn main() -> ExitCode {
     crate::net::install_crypto_provider();
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match super::parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = u8::try_from(error.exit_code()).unwrap_or(2);
-            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(error::FAILED) };
-        }
+        Err(code) => return code,
     };
     let global = Global { project: None, profile: cli.profile, json: cli.json, verbose: cli.verbose, color: cli.color };
     let context = Context::new(&global, cli.command.as_ref().is_some_and(Command::streams));
@@ -128,6 +129,8 @@ async fn run(context: &Context, command: Option<Command>, poll: bool) -> Result<
         Some(Command::Resume(args)) => projects::resume(context, &args).await.map(done),
         Some(Command::Flush(which)) => projects::flush(context, &which).await.map(done),
         Some(Command::Status(args)) => status::status(context, args).await,
+        Some(Command::Completions(args)) => commands::completions::complete(context, args, Cli::command()).map(done),
+        Some(Command::Man(args)) => commands::man::page(context, args, Cli::command()).map(done),
         Some(Command::Colony(command)) => commands::colony::run(context, command).await.map(done),
     }
 }

@@ -3,6 +3,7 @@
 use crate::cli::CliError;
 use crate::cli::Context;
 use crate::cli::arguments::Cli;
+use clap::Command;
 use clap::CommandFactory;
 
 /// Arguments of `pollinator completions`.
@@ -15,8 +16,14 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    complete(context, args, Cli::command())
+}
+
+/// The script for one of the programs.
+pub fn complete(context: &Context, args: Args, mut program: Command) -> Result<(), CliError> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "pollinator", &mut script);
+    let name = program.get_name().to_owned();
+    clap_complete::generate(args.shell, &mut program, name, &mut script);
     context.screen().out(&script);
     Ok(())
 }

@@ -37,6 +37,9 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     };
     let events = context.events();
     let report = context.interruptible(reclaim::reclaim(&connection, &project, &options, &events)).await??;
+    if !args.dry_run {
+        crate::cli::handover::look_again(context).await;
+    }
     if context.json() {
         context.print_json(&report)?;
     } else {

@@ -3,6 +3,7 @@
 use crate::cli::CliError;
 use crate::cli::Context;
 use crate::cli::arguments::Cli;
+use clap::Command;
 use clap::CommandFactory;
 
 /// Arguments of `pollinator man`.
@@ -45,13 +46,18 @@ Runs, last synchronizations, the local colony.
 
 /// Runs the command.
 pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
-    let whole = Cli::command();
+    page(context, args, Cli::command())
+}
+
+/// The page of one of the programs.
+pub fn page(context: &Context, args: Args, whole: Command) -> Result<(), CliError> {
+    let program = whole.get_name().to_owned();
     let command = match &args.command {
         None => whole,
         Some(name) => {
             let found = whole.get_subcommands().find(|c| c.get_name() == name).cloned();
-            let unknown = || CliError::usage(format!("there is no command {name:?}")).with_hint("`pollinator --help` lists them");
-            found.ok_or_else(unknown)?.display_name(format!("pollinator-{name}"))
+            let unknown = || CliError::usage(format!("there is no command {name:?}")).with_hint("`--help` lists them");
+            found.ok_or_else(unknown)?.display_name(format!("{program}-{name}"))
         }
     };
     let mut page = Vec::new();
