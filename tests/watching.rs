@@ -24,7 +24,8 @@ fn holds(agency: &Agency, ledger: &Ledger, project: &Path, tree: &str, names: &[
     let held: Vec<String> = ledger.held().iter().filter_map(|place| Some(place.split_once(&start)?.1.to_owned())).collect();
     let mut held: Vec<&str> = held.iter().map(String::as_str).filter(|name| !name.ends_with(".pollinator-folder")).collect();
     let mut names = names.to_vec();
-    (held.sort_unstable(), names.sort_unstable());
+    held.sort_unstable();
+    names.sort_unstable();
     assert_eq!(held, names);
 }
 
