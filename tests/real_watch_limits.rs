@@ -14,6 +14,7 @@ use agency::ledger::Ledger;
 use lab::until;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -105,7 +106,6 @@ fn a_folder_that_cannot_be_read_is_told_of_and_takes_nothing_else_with_it() {
     agency.until_in_sync(&project);
     let (ledger, folder) = (Ledger::of(&agency.lab), project.join("cfs/data/d05"));
     let mode = |mode: u32| {
-        use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
     };
     let held = ledger.held();
@@ -123,6 +123,19 @@ fn a_folder_that_cannot_be_read_is_told_of_and_takes_nothing_else_with_it() {
     agency.save(&project, "data/d05/deep/file", "changed");
     ledger.until_stored("/data/d05/deep/file");
     agency.until_stored(&project);
+    // The tree itself.
+    let root = project.join("cfs/data");
+    fs::set_permissions(&root, fs::Permissions::from_mode(0)).unwrap();
+    agency.agent(["stop"]).expect_code(0);
+    apart.start_agent();
+    until("the watcher says it", || reason(&agency, &project).contains("data cannot be watched"));
+    let status = agency.agent(["status", project.to_str().unwrap()]).expect_code(1);
+    assert!(status.stdout.contains("cannot be"), "{}", status.all());
+    agency.agent(["flush", project.to_str().unwrap()]).expect_code(1);
+    assert_eq!(ledger.held().len(), held.len(), "nothing that cannot be seen is taken for removed");
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
+    until("it is watched again", || watcher(&agency, &project)["kind"] == "events");
+    agency.until_in_sync(&project);
 }
 
 #[test]

@@ -233,7 +233,8 @@ fn packages_that_are_left_out_have_no_watches_and_are_not_stored() {
             scene.agency.save(&scene.project, &format!("src/{folder}/p{number}/__init__.py"), "x");
         }
     }
+    scene.does("python3", &["-m", "venv", "--without-pip", "other/.venv"]);
     scene.agency.save(&scene.project, "src/last", "x");
     assert_eq!(scene.stored("src"), set(&["last"]));
-    assert_eq!(watches(), before + 1, "that of `sub`");
+    assert_eq!(watches(), before + 2, "those of `sub` and `other`");
 }

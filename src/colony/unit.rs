@@ -1,7 +1,7 @@
 //! A command as a unit of its own beside a service of systemd's.
 //!
 //! What a service starts lives in the service's sandbox and within its limits. The local colony and its jobs are no part of the
-//! agent: they want all the memory, a /tmp that others see, and kinds of sockets that the agent never needs.
+//! agent: they want all the memory, namespaces for containers, and kinds of sockets that the agent never needs.
 
 use std::ffi::OsStr;
 use std::ffi::OsString;

@@ -282,6 +282,8 @@ impl Worker {
                 self.send(Signal::Rescan { project: id });
                 self.install(id);
             }
+            // Its attributes: it may have become readable.
+            Spot::Root if what == What::Closed && watched.refused.contains_key(path) => self.install(id),
             Spot::Root if what == What::Closed || what == What::Written => {}
             Spot::Root => {
                 self.send(Signal::Rescan { project: id });
