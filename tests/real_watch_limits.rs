@@ -125,7 +125,7 @@ fn a_folder_that_cannot_be_read_is_told_of_and_takes_nothing_else_with_it() {
     agency.until_stored(&project);
     // The tree itself.
     let root = project.join("cfs/data");
-    fs::set_permissions(&root, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&root, fs::Permissions::from_mode(0o000)).unwrap();
     agency.agent(["stop"]).expect_code(0);
     apart.start_agent();
     until("the watcher says it", || reason(&agency, &project).contains("data cannot be watched"));
