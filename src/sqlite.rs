@@ -131,9 +131,14 @@ fn restrict(path: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }
 
-/// File systems on which other machines may have the same file open (statfs magic numbers of Linux).
-#[cfg(target_os = "linux")]
+/// Whether other machines may have the same file open: asked of the folder that it is in, since it need not be there.
 pub fn on_shared_file_system(path: &Path) -> bool {
+    is_on_shared_file_system(path.parent().unwrap_or(path))
+}
+
+/// Whether a folder is on a file system that other machines may write (statfs magic numbers of Linux).
+#[cfg(target_os = "linux")]
+pub fn is_on_shared_file_system(folder: &Path) -> bool {
     use std::os::unix::ffi::OsStrExt;
     const SHARED: [i64; 9] = [
         0x6969,      // NFS
@@ -146,7 +151,6 @@ pub fn on_shared_file_system(path: &Path) -> bool {
         0x6573_5546, // FUSE (sshfs and the like)
         0xAAD7_AAEA, // PanFS
     ];
-    let folder = path.parent().unwrap_or(path);
     let Ok(text) = std::ffi::CString::new(folder.as_os_str().as_bytes()) else { return false };
     let mut stat = std::mem::MaybeUninit::<libc::statfs>::zeroed();
     // SAFETY: `text` is a C string and `stat` a buffer of the right type, both alive during the call.
@@ -158,8 +162,9 @@ pub fn on_shared_file_system(path: &Path) -> bool {
     SHARED.contains(&kind)
 }
 
+/// Whether a folder is on a file system that other machines may write: this system does not tell.
 #[cfg(not(target_os = "linux"))]
-pub fn on_shared_file_system(_: &Path) -> bool {
+pub fn is_on_shared_file_system(_: &Path) -> bool {
     false
 }
 

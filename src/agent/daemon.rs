@@ -23,6 +23,7 @@ use super::engine::Input;
 use super::engine::Millis;
 use super::engine::Outcome;
 use super::follow;
+use super::gitlock;
 use super::links::Links;
 use super::lock;
 use super::member::Asked;
@@ -66,6 +67,8 @@ const JUMP: i64 = 5;
 const OLD: i64 = 7 * 24 * 3600 * 1_000_000_000;
 /// A barrier that does not come within this is not waited for: everything is looked at instead.
 const BARRIER: Duration = Duration::from_secs(5);
+/// So long nothing is begun while git works, before it is looked again.
+const HOLD: Millis = 200;
 /// How long work under way may take when the agent is to end.
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -374,6 +377,11 @@ impl Daemon {
             return;
         }
         self.changed = true;
+        // A checkout is one change, however long it takes. Events are looked at only where they may begin something.
+        let may_begin = !matches!(input, Input::Touched { .. }) || member.engine.wake().is_some_and(|wake| wake <= now);
+        if may_begin && member.engine.is_restless(now) && gitlock::is_working(&member.entry.root) {
+            member.engine.step(now, Input::Hold(now + HOLD));
+        }
         for action in member.engine.step(now, input) {
             match action {
                 Action::Answer(ask, answer) => answer_ask(member, ask, answer),
@@ -714,11 +722,12 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
     };
     member.by = by;
     let job = by.and_then(|ask| member.asks.get(&ask)).map(|asked| asked.job.clone());
-    let (listeners, tell) = (member.listeners.clone(), inbox.clone());
+    let (listeners, tell, root) = (member.listeners.clone(), inbox.clone(), member.entry.root.clone());
     let events = Events::new(move |event| {
         if matches!(event, Event::TransferStarted { .. } | Event::TransferFinished { .. }) {
             let _ = tell.send(Message::Progress(id, event.clone()));
         }
+        write_down(&root, &event);
         for listener in listeners.lock().unwrap_or_else(PoisonError::into_inner).values() {
             let _ = listener.send(Line::Event(super::control::model::EventLine { what: event.clone() }));
         }
@@ -741,6 +750,21 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
         };
         let _ = inbox.send(Message::Ended(id, Box::new(report)));
     }));
+}
+
+/// What travels, in the log: one line a transfer, and one a file for those who look closely.
+fn write_down(root: &Path, event: &Event) {
+    let project = root.display();
+    match event {
+        Event::TransferFinished { tree, direction, files, bytes, problems, .. } if *files + *problems > 0 => {
+            tracing::info!(%project, %tree, ?direction, files, bytes, problems, "transferred");
+        }
+        Event::FileDone { tree, direction, path, size, .. } => {
+            tracing::debug!(%project, %tree, ?direction, path, size, "transferred");
+        }
+        Event::FileRemoved { tree, path, local, .. } => tracing::debug!(%project, %tree, path, local, "removed"),
+        _ => {}
+    }
 }
 
 fn answer_ask(member: &mut Member, ask: AskId, answer: Result<(), super::engine::Failure>) {

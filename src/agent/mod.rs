@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod engine;
 mod error;
 mod follow;
+mod gitlock;
 pub mod hooks;
 pub mod life;
 mod links;

@@ -83,6 +83,14 @@ impl Manager {
     }
 }
 
+/// The file for launchd, for a program at this place.
+///
+/// # Errors
+/// A path that cannot be written there.
+pub fn plist(program: &Path) -> Result<String, Error> {
+    Manager::Launchd.text(program)
+}
+
 /// Installs the service file and has the service manager start it. Where there is no service manager to talk to, the file is written and
 /// what is left to do is said.
 pub fn install(system: bool) -> Result<Done, Error> {

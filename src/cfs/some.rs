@@ -72,7 +72,7 @@ async fn look_here(options: &SyncOptions, index: &Index, extent: &Extent) -> Res
     let (options, index, extent) = (options.clone(), index.clone(), extent.clone());
     sync::blocking(options.folder.clone(), move || {
         let root = sync::root_of(&options);
-        let mut rules = Rules::new(&root, options.rules_from.as_deref())?;
+        let mut rules = Rules::of_tree(&options.folder, options.rules_from.as_deref())?;
         let mut tree = index::scan_some(&root, &mut rules, &index, options.jobs, &extent)?;
         // The root has a marker where it has no file of its own.
         if tree.exists

@@ -489,8 +489,7 @@ pub(super) fn root_of(options: &SyncOptions) -> PathBuf {
 async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> Result<(LocalTree, Rules), Error> {
     let (options, index, journal) = (options.clone(), index.clone(), journal.clone());
     blocking(options.folder.clone(), move || {
-        let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
-        let mut rules = Rules::new(&root, options.rules_from.as_deref())?;
+        let mut rules = Rules::of_tree(&options.folder, options.rules_from.as_deref())?;
         let mut tree = index::scan(&options.folder, &mut rules, &index, options.jobs)?;
         tree::mark_root(&mut tree, options.policy);
         if !options.dry_run {

@@ -19,9 +19,7 @@ use std::path::Path;
 pub async fn look(index: &Index, folder: &Path, rules_from: Option<&Path>, jobs: usize) -> Result<LocalTree, Error> {
     let (root, top, index) = (folder.to_owned(), rules_from.map(Path::to_owned), index.clone());
     let looked = here::look(folder, move || {
-        let root = root.canonicalize().unwrap_or(root);
-        let top = top.map(|top| top.canonicalize().unwrap_or(top));
-        let mut rules = Rules::new(&root, top.as_deref())?;
+        let mut rules = Rules::of_tree(&root, top.as_deref())?;
         let mut tree = index::scan(&root, &mut rules, &index, jobs)?;
         mark_root(&mut tree, Policy::Mirror);
         Ok::<_, index::Error>(tree)

@@ -5,6 +5,7 @@ use super::serve::take_lock;
 use super::settings::Folder;
 use super::settings::Serving;
 use super::settings::Settings;
+use super::unit;
 use crate::colonies::Client;
 use crate::colonies::ProcessFilter;
 use crate::colonies::ProcessState;
@@ -80,15 +81,30 @@ fn is_served(folder: &Folder) -> Result<bool, Error> {
     }
 }
 
-/// Starts a server in a session of its own and waits for its word. Its death ends the waiting, too: the pipe closes.
+/// Starts a server, as a unit of its own where this is a service.
 fn start(folder: &Folder) -> Result<(), Error> {
+    let program = std::env::current_exe().map_err(|e| broken(folder, e.to_string()))?;
+    if unit::is_a_service() {
+        match launch(folder, unit::command(&program)) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the local colony cannot be a unit of its own: it runs within the agent's limits")
+            }
+        }
+    }
+    launch(folder, Command::new(program))
+}
+
+/// Starts a server in a session of its own and waits for its word. Its death ends the waiting, too: the pipe closes.
+fn launch(folder: &Folder, mut command: Command) -> Result<(), Error> {
     let failed = |source| Error::Folder { path: folder.log(), source };
     let log = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(folder.log()).map_err(failed)?;
-    let program =
-        std::env::current_exe().map_err(|e| Error::DidNotStart { reason: e.to_string(), log: folder.log(), tail: Vec::new() })?;
-    let mut command = Command::new(program);
     command.args(["colony", "serve", "--folder"]).arg(&folder.0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).current_dir("/");
+    // It is not the agent that a service manager waits for.
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
     for (name, _) in std::env::vars_os() {
         // It needs none of the settings of other colonies, and nothing of them should lie in its environment.
         let text = name.to_string_lossy();
@@ -100,15 +116,18 @@ fn start(folder: &Folder) -> Result<(), Error> {
     unsafe {
         command.pre_exec(|| if libc::setsid() < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) });
     }
-    let broken = |reason: String| Error::DidNotStart { reason, log: folder.log(), tail: tail(folder) };
-    let mut child = command.spawn().map_err(|e| broken(e.to_string()))?;
+    let mut child = command.spawn().map_err(|e| broken(folder, e.to_string()))?;
     let said =
         child.stdout.take().map(|out| std::io::BufReader::new(out).lines().map_while(Result::ok).any(|line| line == READY));
     if said == Some(true) {
         return Ok(());
     }
-    let status = child.wait().map_err(|e| broken(e.to_string()))?;
-    Err(broken(format!("it ended with {status}")))
+    let status = child.wait().map_err(|e| broken(folder, e.to_string()))?;
+    Err(broken(folder, format!("it ended with {status}")))
+}
+
+fn broken(folder: &Folder, reason: String) -> Error {
+    Error::DidNotStart { reason, log: folder.log(), tail: tail(folder) }
 }
 
 fn tail(folder: &Folder) -> Vec<String> {

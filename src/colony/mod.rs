@@ -9,6 +9,7 @@ mod scheduler;
 mod serve;
 pub mod server;
 mod settings;
+mod unit;
 
 pub use background::READY;
 pub use background::Running;

@@ -4,6 +4,7 @@ use super::Error;
 use ::ignore::Match;
 use ::ignore::gitignore::Gitignore;
 use ::ignore::gitignore::GitignoreBuilder;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 pub const FILE_NAME: &str = ".cfsignore";
 
 /// Left out whatever the files say: version control, our own and other clients' marks, editors' temporary files.
-const ALWAYS: [&str; 14] = [
+const ALWAYS: [&str; 16] = [
     ".git",
     ".hg",
     ".svn",
@@ -24,8 +25,11 @@ const ALWAYS: [&str; 14] = [
     "*~",
     ".*.sw?",
     ".#*",
-    "#*#",
+    // In this syntax, a bare # begins a comment.
+    "\\#*#",
     "4913",
+    "*___jb_tmp___",
+    "*___jb_old___",
     ".DS_Store",
     ".nfs*",
 ];
@@ -35,6 +39,8 @@ const ALWAYS: [&str; 14] = [
 pub struct Rules {
     /// Where rule files are looked for from: the tree's root, or a folder above it.
     top: PathBuf,
+    /// The tree's real place, where it is elsewhere than its name says: behind a symbolic link, to another disk.
+    real: Option<(PathBuf, PathBuf)>,
     always: Gitignore,
     folders: HashMap<PathBuf, Option<Arc<Gitignore>>>,
 }
@@ -63,7 +69,28 @@ impl Rules {
             builder.add_line(None, pattern).map_err(|e| Error::BadRule { reason: e.to_string() })?;
         }
         let always = builder.build().map_err(|e| Error::BadRule { reason: e.to_string() })?;
-        Ok(Rules { top, always, folders: HashMap::new() })
+        Ok(Rules { top, real: None, always, folders: HashMap::new() })
+    }
+
+    /// As [`Rules::new`], of a tree by its name in the project. Its files are asked for by their real paths or by those below that
+    /// name; the rules above it count as well where it is a link to another disk.
+    pub fn of_tree(named: &Path, top: Option<&Path>) -> Result<Rules, Error> {
+        let real = named.canonicalize().unwrap_or_else(|_| named.to_owned());
+        let is_below = |root: &Path| top.is_none_or(|top| root.starts_with(top));
+        if is_below(&real) || !is_below(named) {
+            return Rules::new(&real, top);
+        }
+        Ok(Rules { real: Some((real, named.to_owned())), ..Rules::new(named, top)? })
+    }
+
+    /// A path by the tree's name in the project.
+    fn named<'a>(&self, path: &'a Path) -> Cow<'a, Path> {
+        let Some((real, named)) = &self.real else { return Cow::Borrowed(path) };
+        match path.strip_prefix(real) {
+            Ok(below) if below.as_os_str().is_empty() => Cow::Owned(named.clone()),
+            Ok(below) => Cow::Owned(named.join(below)),
+            Err(_) => Cow::Borrowed(path),
+        }
     }
 
     /// Whether an entry is left out, its parents being known not to be.
@@ -77,6 +104,7 @@ impl Rules {
 
     /// The rules that count for the entries of one folder.
     pub fn in_folder(&mut self, folder: &Path) -> Result<InFolder, Error> {
+        let folder = &*self.named(folder);
         let above: Vec<&Path> = folder.ancestors().take_while(|f| f.starts_with(&self.top)).collect();
         let mut files = Vec::new();
         for folder in above {
@@ -87,6 +115,7 @@ impl Rules {
 
     /// As [`Rules::check`], for an entry of the folder that `rules` are of.
     pub fn check_in(&self, rules: &InFolder, path: &Path, is_folder: bool) -> Verdict {
+        let path = &*self.named(path);
         if let Match::Ignore(glob) = self.always.matched(path, is_folder) {
             return Verdict { ignored: true, rule: Some(format!("always: {}", glob.original())) };
         }
@@ -108,6 +137,7 @@ impl Rules {
 
     /// As [`Rules::explain`] for what need not be on the disk.
     pub fn explain_as(&mut self, path: &Path, is_folder: bool) -> Result<Verdict, Error> {
+        let path = &*self.named(path);
         let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|f| f.starts_with(&self.top) && *f != self.top).collect();
         above.reverse();
         for folder in above {
@@ -171,10 +201,39 @@ mod tests {
         assert!(verdict("build", true).ignored && !verdict("build", false).ignored);
         assert!(!verdict("sub/build", true).ignored);
         assert!(verdict("only-here", false).ignored && !verdict("sub/only-here", false).ignored);
-        for always in [".git", "x~", ".main.py.swp", ".cfs", "sub/.x.pollinator-ab12"] {
+        for always in [
+            ".git",
+            "x~",
+            ".main.py.swp",
+            ".cfs",
+            "sub/.x.pollinator-ab12",
+            "a.py___jb_tmp___",
+            "a.py___jb_old___",
+            "#main.py#",
+            ".#main.py",
+        ] {
             assert!(verdict(always, false).ignored, "{always}");
         }
         assert!(!verdict("main.py", false).ignored && !verdict(".gitignore", false).ignored);
         assert!(rules.explain(&root.join("build/x/y.o")).unwrap().rule.unwrap().ends_with(".cfsignore:1: build/"));
+    }
+
+    #[test]
+    fn rules_above_a_tree_count_where_it_is_a_link_to_another_disk() {
+        let home = tempfile::tempdir().unwrap();
+        let (project, disk) = (home.path().join("p"), home.path().join("disk"));
+        fs::create_dir_all(project.join("cfs")).unwrap();
+        fs::create_dir_all(disk.join("sub")).unwrap();
+        fs::write(project.join(".cfsignore"), "*.ckpt\n/cfs/data/sub/only\n").unwrap();
+        fs::write(disk.join(".cfsignore"), "!keep.ckpt\n").unwrap();
+        let named = project.join("cfs/data");
+        std::os::unix::fs::symlink(&disk, &named).unwrap();
+        let real = disk.canonicalize().unwrap();
+        for root in [&named, &real] {
+            let mut rules = Rules::of_tree(&named, Some(&project)).unwrap();
+            let mut is_ignored = |below: &str| rules.explain_as(&root.join(below), false).unwrap().ignored;
+            assert!(is_ignored("a.ckpt") && is_ignored("sub/a.ckpt") && is_ignored("sub/only"), "{}", root.display());
+            assert!(!is_ignored("keep.ckpt") && !is_ignored("only"), "{}", root.display());
+        }
     }
 }

@@ -20,7 +20,6 @@ use std::ffi::OsString;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Bytes of the buffer that the kernel fills: some hundreds of events.
@@ -153,11 +152,18 @@ impl Backend for Queue {
 }
 
 /// Where the limit of watches stands, in words.
+///
+/// There are two: one of the machine, and one of the user namespace (a container's may be lower). The lower one counts.
 pub(super) fn limit_hint() -> String {
-    let file = PathBuf::from("/proc/sys/fs/inotify/max_user_watches");
-    let limit = std::fs::read_to_string(&file).map_or("unknown".into(), |text| text.trim().to_owned());
+    let limit = |name: &str| {
+        let text = std::fs::read_to_string(Path::new("/proc/sys").join(name.replace('.', "/")));
+        (text.ok().and_then(|text| text.trim().parse::<u64>().ok()), name.to_owned())
+    };
+    let (machine, here) = (limit("fs.inotify.max_user_watches"), limit("user.max_inotify_watches"));
+    let (limit, name) = if here.0.is_some() && here.0 < machine.0 { here } else { machine };
+    let limit = limit.map_or("unknown".into(), |limit| limit.to_string());
     format!(
-        "the limit of watches is reached (fs.inotify.max_user_watches is {limit}): folders beyond it are looked at from time to \
-         time; `sudo sysctl fs.inotify.max_user_watches=1048576` raises it"
+        "the limit of watches is reached ({name} is {limit}): folders beyond it are looked at from time to time; \
+         `sudo sysctl {name}=1048576` raises it, and `pollinatord reload` makes use of that"
     )
 }

@@ -92,7 +92,7 @@ impl Worker {
             }
             Command::Unwatch(id) => {
                 if let (Some(watched), Some(backend)) = (self.projects.remove(&id), &mut self.backend) {
-                    drop_watches(backend, &watched);
+                    drop_watches(backend, &watched, &elsewhere(&self.projects, id));
                 }
                 self.queue.retain(|(project, _)| *project != id);
             }
@@ -123,10 +123,12 @@ impl Worker {
 
     /// Sets all watches of a project anew.
     fn install(&mut self, id: ProjectId) {
+        let shared = elsewhere(&self.projects, id);
         let Some(watched) = self.projects.get_mut(&id) else { return };
         self.queue.retain(|(project, _)| *project != id);
         (watched.rules, watched.queued, watched.limited, watched.reason) = (None, 0, false, None);
         (watched.polling, watched.installing) = (false, true);
+        watched.refused.clear();
         watched.stand = watched.standing();
         watched.lost = watched.stand[0].is_none();
         let folder = watched.target.folder.clone();
@@ -137,8 +139,9 @@ impl Worker {
             (None, None) => None,
         };
         if let Some(backend) = &mut self.backend {
-            drop_watches(backend, watched);
+            drop_watches(backend, watched, &shared);
         }
+        watched.find_places();
         if watched.lost {
             watched.reason = Some(format!("the folder {} is not there", folder.display()));
             watched.installing = false;
@@ -146,8 +149,13 @@ impl Worker {
             (watched.polling, watched.reason, watched.installing) = (true, polled, false);
         } else {
             let recursive = self.backend.as_ref().is_some_and(Queue::is_recursive);
-            let folders =
-                if recursive { vec![folder] } else { [folder, watched.cfs()].into_iter().chain(watched.roots()).collect() };
+            // A link is watched in the folder that it lies in, and what stands behind it at its real place.
+            let folders: Vec<PathBuf> = if recursive {
+                [folder].into_iter().chain(watched.elsewhere().map(Path::to_owned)).collect()
+            } else {
+                let places = [watched.cfs()].into_iter().chain(watched.roots());
+                [folder].into_iter().chain(places.map(|place| watched.real(&place))).collect()
+            };
             watched.queued = folders.len();
             self.queue.extend(folders.into_iter().map(|folder| (id, folder)));
         }
@@ -181,9 +189,11 @@ impl Worker {
             return;
         }
         match backend.add(folder) {
-            Ok(()) => {}
+            Ok(()) => watched.forgive_below(folder),
             // Gone since it was seen, or no folder any more.
-            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => return,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                return watched.forgive_below(folder);
+            }
             Err(error) if is_limit(&error) => {
                 tracing::warn!(project = %watched.target.folder.display(), "the limit of watches is reached");
                 (watched.limited, watched.reason) = (true, Some(limit_hint()));
@@ -191,28 +201,32 @@ impl Worker {
             }
             Err(error) => {
                 // The look at the tree lists it as a problem of its own.
-                (watched.limited, watched.reason) = (true, Some(format!("{} cannot be watched: {error}", folder.display())));
+                watched.refused.insert(folder.to_owned(), error.to_string());
                 return;
             }
         }
-        let spot = watched.spot(folder);
-        let is_root = spot == Spot::Root && watched.roots().iter().any(|root| root == folder);
-        if backend.is_recursive() || !(is_root || matches!(spot, Spot::Below(..) | Spot::Unnamed)) {
+        let names = watched.names(folder);
+        let spots: Vec<Spot> = names.iter().map(|name| watched.spot(name)).collect();
+        let is_root = names.iter().any(|name| watched.roots().contains(name));
+        if backend.is_recursive() || !(is_root || spots.iter().any(|spot| matches!(spot, Spot::Below(..) | Spot::Unnamed))) {
             return;
         }
         let Ok(entries) = std::fs::read_dir(folder) else { return };
         for entry in entries.flatten() {
             let path = entry.path();
-            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !watched.is_left_out(&path, true) {
+            let is_wanted = |watched: &mut Watched| watched.names(&path).iter().any(|name| !watched.is_left_out(name, true));
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) && is_wanted(watched) {
                 watched.queued += 1;
                 self.queue.push_back((id, path));
             }
         }
         // What was made in it before its watch stood made no event.
-        if !watched.installing
-            && let Spot::Below(tree, path) = spot
-        {
-            self.send(Signal::Touched { project: id, tree, path, open: false });
+        if !watched.installing {
+            for spot in spots {
+                if let Spot::Below(tree, path) = spot {
+                    self.send(Signal::Touched { project: id, tree, path, open: false });
+                }
+            }
         }
     }
 
@@ -232,7 +246,7 @@ impl Worker {
             Raw::Gone(path) => {
                 // That one below a tree is gone is told of by its parent.
                 let is_place =
-                    |w: &Watched| path.starts_with(&w.target.folder) && !matches!(w.spot(&path), Spot::Below(..) | Spot::Unnamed);
+                    |w: &Watched| w.names(&path).iter().any(|name| !matches!(w.spot(name), Spot::Below(..) | Spot::Unnamed));
                 let concerned: Vec<ProjectId> = self.projects.iter().filter(|(_, w)| is_place(w)).map(|(id, _)| *id).collect();
                 concerned.into_iter().for_each(|id| self.look_at(id));
             }
@@ -240,10 +254,12 @@ impl Worker {
                 if path.parent() == Some(&self.cookies) {
                     return self.cookie(&path, what);
                 }
-                let concerned: Vec<ProjectId> =
-                    self.projects.iter().filter(|(_, w)| path.starts_with(&w.target.folder)).map(|(id, _)| *id).collect();
-                for id in concerned {
-                    self.entry(id, &path, is_folder, what);
+                let names = |(id, watched): (&ProjectId, &Watched)| {
+                    watched.names(&path).into_iter().map(|name| (*id, name)).collect::<Vec<_>>()
+                };
+                let concerned: Vec<(ProjectId, PathBuf)> = self.projects.iter().flat_map(names).collect();
+                for (id, name) in concerned {
+                    self.entry(id, (&path, &name), is_folder, what);
                 }
             }
         }
@@ -256,40 +272,42 @@ impl Worker {
         }
     }
 
-    fn entry(&mut self, id: ProjectId, path: &Path, is_folder: Option<bool>, what: What) {
+    /// An entry of a watched folder: its path, and what it is called in the project.
+    fn entry(&mut self, id: ProjectId, (path, name): (&Path, &Path), is_folder: Option<bool>, what: What) {
         let Some(watched) = self.projects.get_mut(&id) else { return };
-        match watched.spot(path) {
+        match watched.spot(name) {
             Spot::Elsewhere => {}
             Spot::Settings => self.send(Signal::Settings { project: id }),
             Spot::Rules => {
                 self.send(Signal::Rescan { project: id });
                 self.install(id);
             }
+            // Its attributes: it may have become readable.
+            Spot::Root if what == What::Closed && watched.refused.contains_key(path) => self.install(id),
             Spot::Root if what == What::Closed || what == What::Written => {}
             Spot::Root => {
                 self.send(Signal::Rescan { project: id });
                 self.install(id);
             }
             Spot::Unnamed => self.send(Signal::Rescan { project: id }),
-            Spot::Below(tree, below) => self.below(id, path, is_folder, what, tree, below),
+            Spot::Below(tree, below) => self.below(id, (path, name), is_folder, what, (tree, below)),
         }
     }
 
     fn below(
         &mut self,
         id: ProjectId,
-        path: &Path,
+        (path, name): (&Path, &Path),
         is_folder: Option<bool>,
         what: What,
-        tree: crate::event::Tree,
-        below: String,
+        (tree, below): (crate::event::Tree, String),
     ) {
         let (Some(watched), Some(backend)) = (self.projects.get_mut(&id), &mut self.backend) else { return };
         let is_folder = is_folder.unwrap_or_else(|| backend.count_below(path) > 0);
         let left_out = if backend.is_recursive() {
-            watched.is_left_out_below(path, is_folder)
+            watched.is_left_out_below(name, is_folder)
         } else {
-            watched.is_left_out(path, is_folder)
+            watched.is_left_out(name, is_folder)
         };
         if left_out {
             return;
@@ -306,7 +324,11 @@ impl Worker {
                     self.queue.push_back((id, path.to_owned()));
                     self.tell_state(id);
                 }
-                What::Went => backend.remove_below(path),
+                What::Went => {
+                    backend.remove_below(path);
+                    watched.forgive_below(path);
+                    self.tell_state(id);
+                }
                 // Its attributes: what it holds is told of by itself. It may have become readable.
                 _ if backend.is_watched(path) => return,
                 _ => {
@@ -333,8 +355,15 @@ impl Worker {
 
     fn tell_state(&mut self, id: ProjectId) {
         let Some(watched) = self.projects.get_mut(&id) else { return };
-        let places =
-            |backend: &Queue| usize::from(backend.is_watched(&watched.target.folder)) + backend.count_below(&watched.cfs());
+        let cfs = watched.cfs();
+        let outside: Vec<&Path> = watched.elsewhere().filter(|place| !place.starts_with(&cfs)).collect();
+        let is_first = |place: &&&Path| !outside.iter().any(|other| other != *place && place.starts_with(other));
+        let mut roots: Vec<&Path> = outside.iter().filter(is_first).copied().chain([cfs.as_path()]).collect();
+        roots.dedup();
+        let places = |backend: &Queue| {
+            let below: usize = roots.iter().map(|root| backend.count_below(root)).sum();
+            usize::from(backend.is_watched(&watched.target.folder)) + below
+        };
         let watches = self.backend.as_ref().map_or(0, places);
         if let Some(state) = watched.news(watches) {
             self.send(Signal::State { project: id, state });
@@ -347,10 +376,22 @@ impl Worker {
     }
 }
 
-/// Another project may stand below this one's folder: only what is this one's is dropped.
-fn drop_watches(backend: &mut Queue, watched: &Watched) {
+/// Another project may stand below this one's folder: only what is this one's is dropped. `shared`: folders that others watch.
+fn drop_watches(backend: &mut Queue, watched: &Watched, shared: &[PathBuf]) {
     backend.remove_below(&watched.cfs());
     backend.remove(&watched.target.folder);
+    for place in watched.elsewhere() {
+        // Two projects may have the same data.
+        if !shared.iter().any(|other| other.starts_with(place) || place.starts_with(other)) {
+            backend.remove_below(place);
+        }
+    }
+}
+
+/// Where other projects than one are: their trees, and what stands behind links in them.
+fn elsewhere(projects: &BTreeMap<ProjectId, Watched>, but: ProjectId) -> Vec<PathBuf> {
+    let others = projects.iter().filter(|(id, _)| **id != but);
+    others.flat_map(|(_, other)| other.elsewhere().map(Path::to_owned).chain([other.cfs()])).collect()
 }
 
 async fn next(backend: &mut Option<Queue>) -> Vec<Raw> {
@@ -362,7 +403,8 @@ async fn next(backend: &mut Option<Queue>) -> Vec<Raw> {
 
 /// Why the system tells nothing of these folders: others may write them.
 fn network(roots: &[PathBuf]) -> Option<String> {
-    let shared = roots.iter().find(|root| root.exists() && crate::sqlite::on_shared_file_system(root))?;
+    // Of the root itself: it may be where something is mounted, or a link to a folder there.
+    let shared = roots.iter().find(|root| crate::sqlite::is_on_shared_file_system(root))?;
     Some(format!(
         "{} is on a network file system, which does not tell of what other machines write: it is looked at from time to time",
         shared.display()

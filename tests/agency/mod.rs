@@ -3,6 +3,9 @@
 #![allow(dead_code)] // Each test program uses another part of it.
 #![allow(clippy::print_stderr)] // What the agent said belongs to what a test that failed says.
 
+pub mod apart;
+pub mod ledger;
+
 use crate::lab::Ended;
 use crate::lab::Lab;
 use crate::lab::PATIENCE;
@@ -98,6 +101,26 @@ impl Agency {
         };
         let all: usize = diff.as_array().unwrap_or_else(|| panic!("{diff}")).iter().map(changes).sum();
         assert_eq!(all, 0, "{diff:#}");
+    }
+
+    /// Whether nothing is left to do, asked of the colony and not of the agent.
+    pub fn is_stored(&self, folder: &Path) -> bool {
+        let diff = self.lab.run_in(folder, ["diff", "src", "data"]);
+        diff.code == Some(0) && !diff.all().contains("upload") && !diff.all().contains("remove")
+    }
+
+    /// Waits until the agent has brought everything over by itself, and sees that it says so.
+    #[track_caller]
+    pub fn until_stored(&self, folder: &Path) {
+        until("it is stored", || self.is_stored(folder));
+        self.until_in_sync(folder);
+        self.agrees(folder);
+    }
+
+    /// The lines of the agent's log that hold a text.
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        let log = std::fs::read_to_string(self.lab.state().join("logs/agent.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
     /// Writes a file below a tree.

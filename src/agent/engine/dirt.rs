@@ -78,6 +78,11 @@ impl Dirt {
         self.whole.is_none() && self.paths.is_empty()
     }
 
+    /// When something was touched last.
+    pub fn last(&self) -> Option<Millis> {
+        self.paths.values().chain(&self.whole).map(|touch| touch.last).max()
+    }
+
     /// Whether a look at everything is due.
     pub fn is_whole(&self) -> bool {
         self.whole.is_some()

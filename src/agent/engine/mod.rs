@@ -42,6 +42,8 @@ const LOOK_LONGEST: Millis = 6 * 3_600_000;
 const POLL_EVERY: Millis = 5_000;
 /// See [`LOOK_SHARE`].
 const POLL_SHARE: Millis = 50;
+/// A tree was touched just now when it was touched within this time.
+const RESTLESS: Millis = 2_000;
 /// For so long after a look at everything a run believes that the colony holds what was seen then.
 const TRUST: Millis = 900_000;
 
@@ -119,6 +121,8 @@ pub enum Input {
     Manners(Manners),
     /// The machine slept, or its clock jumped: what was told before may be half of it, and networks may be back.
     WokeUp,
+    /// Somebody is in the middle of a large change (git, of a checkout): nothing is begun by itself until then.
+    Hold(Millis),
     /// Time has passed.
     Tick,
 }
@@ -226,6 +230,8 @@ pub struct Engine {
     /// A save waits for its run.
     run_due: bool,
     paused: Option<Option<Millis>>,
+    /// Nothing is begun before.
+    held: Option<Millis>,
     retry: Retry,
     problems: BTreeMap<Place, String>,
     problems_again: Retry,
@@ -250,6 +256,7 @@ impl Engine {
             offered: BTreeSet::new(),
             run_due: false,
             paused: None,
+            held: None,
             retry: Retry::new(seed),
             problems: BTreeMap::new(),
             problems_again: Retry::new(seed ^ 1),
@@ -292,6 +299,7 @@ impl Engine {
                 self.dirt.everything(now);
                 self.retry.now(now);
             }
+            Input::Hold(until) => self.held = Some(until),
             Input::Tick => {}
         }
         self.pass(now);
@@ -306,7 +314,7 @@ impl Engine {
         let until = match self.paused {
             Some(until) => return until,
             None if self.operation.is_some() => return None,
-            None => self.retry.not_before(),
+            None => self.not_before(),
         };
         let work = [self.due_at(), self.look_at(), self.problems_at()].into_iter().flatten().min();
         let pending = !self.closed.is_empty() || self.run_due_now();
@@ -316,6 +324,16 @@ impl Engine {
             (work, None) => work,
             (None, Some(_)) => None,
         }
+    }
+
+    /// When something may be begun by itself.
+    fn not_before(&self) -> Option<Millis> {
+        self.retry.not_before().max(self.held)
+    }
+
+    /// Whether files are being touched just now.
+    pub fn is_restless(&self, now: Millis) -> bool {
+        self.dirt.last().is_some_and(|last| now < last + RESTLESS)
     }
 
     /// When dirt is to be taken up.
@@ -356,6 +374,7 @@ impl Engine {
         {
             self.paused = None;
         }
+        self.held = self.held.filter(|until| *until > now);
         if self.operation.is_none() && self.look_at().is_some_and(|at| at <= now) {
             self.dirt.everything(now.saturating_sub(self.manners.quiet));
         }
@@ -392,7 +411,7 @@ impl Engine {
         if let Some((id, ask)) = self.asks.first().copied() {
             return self.begin_asked(now, id, ask, actions);
         }
-        if self.paused.is_some() || self.retry.not_before().is_some_and(|at| at > now) {
+        if self.paused.is_some() || self.not_before().is_some_and(|at| at > now) {
             return;
         }
         if !self.closed.is_empty() {

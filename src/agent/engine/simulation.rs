@@ -123,7 +123,7 @@ impl World {
         self.under_way = None;
         let seed = self.random.next();
         self.engine = Engine::new(self.manners, seed, self.now);
-        self.watches_stand = self.now + self.random.below(500);
+        self.watches_stand = self.now + 1 + self.random.below(500);
         // Nobody waits for an answer of the one that was killed.
         self.asks.clear();
         self.say("boot".into());
@@ -479,6 +479,10 @@ impl World {
             8 => {
                 self.watches_stand = self.now + 1 + self.random.below(1_000);
                 self.step(Input::Watching(Watching::Installing));
+            }
+            9 => {
+                let until = self.now + 1 + self.random.below(5_000);
+                self.step(Input::Hold(until));
             }
             _ => self.save(),
         }

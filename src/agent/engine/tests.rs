@@ -177,3 +177,25 @@ fn a_project_that_wants_nothing_on_a_save_is_left_alone_and_says_so() {
     assert_eq!(engine.step(10_000, touched("a")), []);
     assert_eq!((engine.wake(), engine.is_in_sync()), (None, false));
 }
+
+#[test]
+fn nothing_is_begun_by_itself_in_the_middle_of_a_checkout() {
+    let mut engine = Engine::new(Manners::default(), 1, 0);
+    engine.step(0, Input::Watching(Watching::Live));
+    assert_eq!(engine.step(300, Input::Tick).len(), 1);
+    engine.step(400, Input::Ended(Outcome::Done(Done::default())));
+    let mut now = 1000;
+    while now < 60_000 {
+        let place = (crate::event::Tree::Src, format!("f{now}"));
+        assert!(engine.is_restless(now) || now == 1000);
+        assert!(engine.step(now, Input::Hold(now + 200)).is_empty());
+        assert!(engine.step(now, Input::Touched { place, open: false }).is_empty(), "at {now}");
+        now += 100;
+    }
+    assert!(engine.wake().is_some_and(|wake| wake <= now + 200));
+    assert_eq!(engine.step(now + 200, Input::Tick).len(), 1, "all of it at once");
+    // Who asks does not wait.
+    let mut engine = Engine::new(Manners::default(), 1, 0);
+    engine.step(0, Input::Hold(1_000_000));
+    assert_eq!(engine.step(1, Input::Ask(7, Ask::Sync)).len(), 1);
+}

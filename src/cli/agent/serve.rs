@@ -23,7 +23,9 @@ pub async fn serve(context: &Context, poll: bool) -> Result<(), CliError> {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = hangup.recv() => {
-                    tell(&[sd_notify::NotifyState::Reloading]);
+                    // Newer service managers (Type=notify-reload) want to know when.
+                    let when = sd_notify::NotifyState::monotonic_usec_now().ok();
+                    tell(&[sd_notify::NotifyState::Reloading].into_iter().chain(when).collect::<Vec<_>>());
                     // The agent's end is the only reason to fail.
                     let _ = tell_reload.send(());
                     tell(&[sd_notify::NotifyState::Ready]);

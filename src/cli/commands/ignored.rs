@@ -20,8 +20,13 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
     let mut rows = Vec::new();
     for path in &args.paths {
+        // A tree may be a link to another disk, and paths are resolved.
+        let stands_in = |root: &Path, full: &Path| full.starts_with(root) && full != root;
         let tree_of = |full: &Path| {
-            Tree::ALL.into_iter().map(|tree| project.tree_folder(tree)).find(|root| full.starts_with(root) && *full != **root)
+            Tree::ALL
+                .into_iter()
+                .map(|tree| project.tree_folder(tree))
+                .find(|root| stands_in(root, full) || root.canonicalize().is_ok_and(|real| stands_in(&real, full)))
         };
         let mut full = absolute(path)?;
         if tree_of(&full).is_none() {
@@ -31,7 +36,7 @@ pub fn run(context: &Context, args: Args) -> Result<(), CliError> {
         let Some(root) = tree_of(&full) else {
             return Err(CliError::usage(format!("{} is not below cfs/src, cfs/data or cfs/result", path.display())));
         };
-        let mut rules = Rules::new(&root, Some(&project.folder))?;
+        let mut rules = Rules::of_tree(&root, Some(&project.folder))?;
         rows.push((path, rules.explain(&full)?));
     }
     if context.json() {

@@ -159,7 +159,7 @@ pub async fn look_before_first_upload(
         }
         let (root, folder) = (project.tree_folder(tree), project.folder.clone());
         let look = tokio::task::spawn_blocking(move || {
-            let mut rules = index::ignore::Rules::new(&root, Some(&folder))?;
+            let mut rules = index::ignore::Rules::of_tree(&root, Some(&folder))?;
             index::survey::survey(&root, &mut rules)
         });
         let survey = look.await.map_err(|e| CliError::failed(e.to_string()))??;
