@@ -42,6 +42,15 @@ impl Random {
     }
 }
 
+/// Ends the writing, also where the test fails.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Saves as an editor does: whole, by a rename.
 fn save(path: &Path, text: &str) {
     let new = path.with_extension("new~");
@@ -78,6 +87,7 @@ fn promise_4_an_agent_that_is_killed_at_any_moment_submits_each_state_once_and_b
                 std::thread::sleep(Duration::from_millis(50 + random.below(400)));
             }
         });
+        let _end = Ends(&writing);
         let mut random = Random(seed);
         for _ in 0..kills {
             // Any moment is meant: of the start, of a look, of an upload, of a submission.
@@ -85,7 +95,6 @@ fn promise_4_an_agent_that_is_killed_at_any_moment_submits_each_state_once_and_b
             agency.kill();
             agency.agent(["start"]).expect_code(0);
         }
-        writing.store(false, Ordering::Relaxed);
     });
     until("all is quiet", || {
         let status = agency.project_status(&project);

@@ -42,15 +42,22 @@ pub fn program() -> Result<PathBuf, Error> {
 
 /// Starts an agent in a session of its own, and waits until it answers. Says whether it was started: where one runs, that one serves.
 pub async fn start(state: &Path, profile: Option<&str>) -> Result<bool, Error> {
-    if Agent::find(state).await?.is_some() {
-        return Ok(false);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if Agent::find(state).await?.is_some() {
+            return Ok(false);
+        }
+        let (state, profile) = (state.to_owned(), profile.map(str::to_owned));
+        let started = tokio::task::spawn_blocking(move || spawn(&state, profile.as_deref())).await;
+        match started.map_err(|e| Error::Life { reason: e.to_string(), tail: Vec::new() })? {
+            // One that holds the lock is about to answer, or about to end.
+            Err(Error::Running { .. }) if Instant::now() < end => tokio::time::sleep(LOOK).await,
+            other => return other.map(|()| true),
+        }
     }
-    let (state, profile) = (state.to_owned(), profile.map(str::to_owned));
-    let started = tokio::task::spawn_blocking(move || spawn(&state, profile.as_deref())).await;
-    started.map_err(|e| Error::Life { reason: e.to_string(), tail: Vec::new() })?
 }
 
-fn spawn(state: &Path, profile: Option<&str>) -> Result<bool, Error> {
+fn spawn(state: &Path, profile: Option<&str>) -> Result<(), Error> {
     let path = log_path(state);
     let failed = |source| Error::Folder { what: "the agent's log", path: path.clone(), source };
     if let Some(folder) = path.parent() {
@@ -72,12 +79,11 @@ fn spawn(state: &Path, profile: Option<&str>) -> Result<bool, Error> {
     let said =
         child.stdout.take().map(|out| std::io::BufReader::new(out).lines().map_while(Result::ok).any(|line| line == READY));
     if said == Some(true) {
-        return Ok(true);
+        return Ok(());
     }
     let status = child.wait().map_err(|e| broken(e.to_string()))?;
-    // Two that started one at the same time: the other was faster.
-    if lock::holder(state).is_some() {
-        return Ok(false);
+    if let Some(holder) = lock::holder(state) {
+        return Err(Error::Running { holder: holder.map_or_else(|who| who, |holder| holder.to_string()) });
     }
     Err(broken(format!("the agent did not start: it ended with {status}; its log is {}", path.display())))
 }
