@@ -40,16 +40,19 @@ use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
 use crate::journal::runs::RunState;
+use crate::run::Connection;
 use crate::run::submission;
 use crate::run::trees::Frozen;
 use crate::watch::ProjectId;
 use crate::watch::Signal;
 use crate::watch::Target;
 use crate::watch::Watcher;
+use futures_util::FutureExt;
 use jiff::SignedDuration;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::PoisonError;
@@ -57,9 +60,12 @@ use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How often runs that others made are looked for, and whether the clock jumped.
 const ROUND: Duration = Duration::from_secs(30);
+/// How often it is looked whether the state folder is still there: one question to the file system.
+const STANDS: Duration = Duration::from_secs(5);
 /// A clock that is off by more has jumped, or the machine slept.
 const JUMP: i64 = 5;
 /// For so long (ns) results that nobody fetched are brought home when the agent starts: a week.
@@ -79,6 +85,8 @@ pub enum Message {
     Closed(ProjectId, String),
     /// Somebody asks over the socket.
     Request(Request),
+    /// The way to a project's colony is open, as its settings are now.
+    Connected(ProjectId, Connection),
     /// A barrier is not to be waited for.
     NoBarrier(u64),
 }
@@ -95,7 +103,7 @@ pub struct Options {
 /// often a service manager is told that it lives.
 ///
 /// # Errors
-/// Another agent runs, or the state folder cannot be used.
+/// Another agent runs, or the state folder cannot be used, or was taken away.
 pub async fn serve(
     options: Options,
     stop: CancellationToken,
@@ -103,7 +111,7 @@ pub async fn serve(
     ready: impl FnOnce(),
     beat: Option<Duration>,
 ) -> Result<(), Error> {
-    let _lock = lock::take(&options.state)?;
+    let lock = lock::take(&options.state)?;
     let roster = Roster::open(&options.state)?;
     let cookies = options.state.join("cookies");
     let failed = |source| Error::Folder { what: "the folder of cookies", path: cookies.clone(), source };
@@ -116,6 +124,8 @@ pub async fn serve(
     let mut beats = tokio::time::interval(beat.unwrap_or(ROUND));
     let mut round = tokio::time::interval(ROUND);
     round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut stands = tokio::time::interval(STANDS);
+    stands.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while !daemon.stopping && !stop.is_cancelled() {
         let wake = daemon.wake();
         tokio::select! {
@@ -126,13 +136,20 @@ pub async fn serve(
             Some(()) = reload.recv() => daemon.reload(),
             // Told from the loop itself: where it is stuck, nobody says that it lives.
             _ = beats.tick(), if beat.is_some() => alive(),
+            _ = stands.tick(), if !daemon.homeless => daemon.homeless = !lock.holds(),
             _ = round.tick() => daemon.round(),
             () = sleep_until(wake) => daemon.tick(),
+        }
+        if daemon.homeless {
+            break;
         }
         daemon.tell_changes();
     }
     drop(socket);
     daemon.end().await;
+    if daemon.homeless {
+        return Err(Error::FolderGone { path: daemon.options.state });
+    }
     Ok(())
 }
 
@@ -166,6 +183,8 @@ struct Daemon {
     last_told: Option<StatusReply>,
     changed: bool,
     stopping: bool,
+    /// The state folder is not the one that it began with.
+    homeless: bool,
 }
 
 impl Daemon {
@@ -187,6 +206,7 @@ impl Daemon {
             last_told: None,
             changed: true,
             stopping: false,
+            homeless: false,
         }
     }
 
@@ -223,7 +243,32 @@ impl Daemon {
             let until = until.map(|until| now + millis_until(Timestamp::now(), until));
             self.step(id, Input::Pause(until));
         }
+        self.connect(id);
         id
+    }
+
+    /// Opens the way to a project's colony in a task of its own. Operations would, but where saves are not brought over there may be
+    /// none, and runs are to be followed and brought home all the same.
+    fn connect(&mut self, id: ProjectId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let (links, profile, inbox) = (self.links.clone(), member.entry.profile.clone(), self.inbox.clone());
+        member.connecting = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            match links.get(&profile).await {
+                Ok(connection) => drop(inbox.send(Message::Connected(id, connection))),
+                Err(failure) => tracing::warn!(reason = failure.reason, "no way to the colony"),
+            }
+        })));
+    }
+
+    fn connected(&mut self, id: ProjectId, connection: Connection) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.connecting = None;
+        if member.connection.is_none() {
+            member.connection = Some(connection);
+            self.changed = true;
+            self.adopt_runs(id);
+            self.settle(id);
+        }
     }
 
     fn find(&self, root: &Path) -> Option<ProjectId> {
@@ -329,6 +374,7 @@ impl Daemon {
             Message::Progress(project, event) => self.progress(project, event),
             Message::Closed(project, run) => self.closed(project, run),
             Message::Request(request) => self.request(request),
+            Message::Connected(project, connection) => self.connected(project, connection),
             Message::NoBarrier(number) => self.pass_barrier(number, false),
         }
     }
@@ -352,7 +398,17 @@ impl Daemon {
             ids.iter().for_each(|id| self.step(*id, Input::WokeUp));
         }
         for id in ids {
-            self.adopt_runs(id);
+            match self.members.get(&id) {
+                Some(member)
+                    if member.connection.is_none() && member.connecting.as_ref().is_none_or(|task| task.is_finished()) =>
+                {
+                    self.connect(id);
+                }
+                _ => {
+                    self.adopt_runs(id);
+                    self.settle(id);
+                }
+            }
         }
     }
 
@@ -361,6 +417,12 @@ impl Daemon {
         self.links.forget();
         self.watcher.again();
         for id in self.members.keys().copied().collect::<Vec<_>>() {
+            if let Some(member) = self.members.get_mut(&id) {
+                // Those who follow runs hold the keys of yesterday.
+                member.followed.drain().for_each(|(_, task)| task.abort());
+                member.connection = None;
+            }
+            self.connect(id);
             self.read_settings(id);
             self.step(id, Input::Resume);
         }
@@ -384,16 +446,17 @@ impl Daemon {
 
     fn progress(&mut self, id: ProjectId, event: Event) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        member.transfer = match event {
-            Event::TransferStarted { direction, .. } => Some(direction),
-            _ => None,
-        };
+        match event {
+            Event::TransferStarted { direction, .. } => member.transfer = Some(direction),
+            Event::Note { message } => member.note = Some(message),
+            _ => member.transfer = None,
+        }
         self.changed = true;
     }
 
     fn ended(&mut self, id: ProjectId, report: Report) {
         let Some(member) = self.members.get_mut(&id) else { return };
-        (member.task, member.transfer) = (None, None);
+        (member.task, member.transfer, member.note) = (None, None, None);
         if let Some(connection) = report.connection {
             member.connection = Some(connection);
         }
@@ -418,6 +481,27 @@ impl Daemon {
         }
         self.step(id, Input::Ended(report.outcome));
         self.adopt_runs(id);
+    }
+
+    /// Has a look, where the books have runs of which nobody knows whether they came to the server. What comes of it is seen in the
+    /// next round.
+    fn settle(&mut self, id: ProjectId) {
+        let Some(member) = self.members.get_mut(&id) else { return };
+        let (Ok(project), Some(connection)) = (&member.project, &member.connection) else { return };
+        let is_free = member.task.is_none() && member.settling.as_ref().is_none_or(AbortOnDropHandle::is_finished);
+        let (name, client) = (project.settings.projectname.clone(), connection.client());
+        match connection.journal.intents(&name, &client.server(), client.colony()) {
+            Ok(intents) if is_free && !intents.is_empty() => {
+                let settled = follow::settle(connection.clone(), name);
+                member.settling = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                    if let Err(error) = settled.await {
+                        tracing::info!(%error, "it is not known yet whether a run was submitted");
+                    }
+                })));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "runs cannot be read"),
+        }
     }
 
     /// Follows runs that are open, and has the results brought home of those that ended unseen.
@@ -685,7 +769,7 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
     let job = by.and_then(|ask| member.asks.get(&ask)).map(|asked| asked.job.clone());
     let (listeners, tell) = (member.listeners.clone(), inbox.clone());
     let events = Events::new(move |event| {
-        if matches!(event, Event::TransferStarted { .. } | Event::TransferFinished { .. }) {
+        if matches!(event, Event::TransferStarted { .. } | Event::TransferFinished { .. } | Event::Note { .. }) {
             let _ = tell.send(Message::Progress(id, event.clone()));
         }
         for listener in listeners.lock().unwrap_or_else(PoisonError::into_inner).values() {
@@ -704,12 +788,17 @@ fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbo
     let inbox = inbox.clone();
     member.task = Some(tokio::spawn(async move {
         // A panic in an operation must not leave the project waiting for its end for ever.
-        let report = match tokio::spawn(operations::perform(order)).await {
-            Ok(report) => report,
-            Err(error) => Report::broken(&error.to_string()),
-        };
+        // No task of its own: that would go on when this one is aborted, for a project that was taken out.
+        let report = AssertUnwindSafe(operations::perform(order)).catch_unwind().await;
+        let report = report.unwrap_or_else(|panic| Report::broken(&said(panic.as_ref())));
         let _ = inbox.send(Message::Ended(id, Box::new(report)));
     }));
+}
+
+/// What a panic said.
+fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
 }
 
 fn answer_ask(member: &mut Member, ask: AskId, answer: Result<(), super::engine::Failure>) {

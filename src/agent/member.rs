@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Paths whose sizes are summed up for the status.
 const SUMMED: usize = 100;
@@ -83,8 +84,14 @@ pub struct Member {
     pub ended: HashSet<String>,
     /// Way to its colony, once it was opened.
     pub connection: Option<Connection>,
+    /// The task that opens it.
+    pub connecting: Option<AbortOnDropHandle<()>>,
+    /// The task that looks after runs of which nobody knows whether they were submitted.
+    pub settling: Option<AbortOnDropHandle<()>>,
     /// Whether its servers answered last time.
     pub reachable: Option<bool>,
+    /// What the operation under way says of itself: that it waits for another program, say.
+    pub note: Option<String>,
 }
 
 impl Member {
@@ -110,7 +117,10 @@ impl Member {
             claims: HashMap::new(),
             ended: HashSet::new(),
             connection: None,
+            connecting: None,
+            settling: None,
             reachable: None,
+            note: None,
         }
     }
 
@@ -140,6 +150,7 @@ impl Member {
         let reason = match (&failure, watch.and_then(|w| w.reason.clone())) {
             (Some(failure), _) => Some(failure.reason.clone()),
             (None, Some(reason)) if watch.is_some_and(|w| w.lost) => Some(reason),
+            _ if self.note.is_some() => self.note.clone(),
             _ => status.problems.first().map(|(path, why)| format!("{path} {why}")),
         };
         ProjectStatus {

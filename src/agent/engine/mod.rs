@@ -225,6 +225,8 @@ pub struct Engine {
     run_due: bool,
     paused: Option<Option<Millis>>,
     retry: Retry,
+    /// Of bringing results home: what is wrong there must not hold up what is saved.
+    fetches: Retry,
     problems: BTreeMap<Place, String>,
     problems_again: Retry,
     /// When the last look at everything ended well, and how long it took.
@@ -249,6 +251,7 @@ impl Engine {
             run_due: false,
             paused: None,
             retry: Retry::new(seed),
+            fetches: Retry::new(seed ^ 2),
             problems: BTreeMap::new(),
             problems_again: Retry::new(seed ^ 1),
             looked: None,
@@ -277,6 +280,7 @@ impl Engine {
             Input::Resume => {
                 self.paused = None;
                 self.retry.now(now);
+                self.fetches.now(now);
             }
             Input::Manners(manners) => {
                 self.manners = manners;
@@ -285,6 +289,7 @@ impl Engine {
             Input::WokeUp => {
                 self.dirt.everything(now);
                 self.retry.now(now);
+                self.fetches.now(now);
             }
             Input::Tick => {}
         }
@@ -303,7 +308,10 @@ impl Engine {
             None => self.retry.not_before(),
         };
         let work = [self.due_at(), self.look_at(), self.problems_at()].into_iter().flatten().min();
-        let pending = !self.closed.is_empty() || self.run_due_now();
+        let run = until.filter(|_| self.run_due_now());
+        let fetch = if self.closed.is_empty() { None } else { self.fetches.not_before() };
+        let work = [work, run, fetch].into_iter().flatten().min();
+        let pending = run.is_some() || !self.closed.is_empty() && fetch.is_none();
         match (work, until) {
             (_, Some(until)) if pending => Some(until),
             (Some(work), Some(until)) => Some(work.max(until)),
@@ -389,7 +397,7 @@ impl Engine {
         if self.paused.is_some() || self.retry.not_before().is_some_and(|at| at > now) {
             return;
         }
-        if !self.closed.is_empty() {
+        if !self.closed.is_empty() && self.fetches.not_before().is_none_or(|at| at <= now) {
             let runs = self.closed.iter().cloned().collect();
             return self.begin(now, Action::Fetch { runs, by: None }, Dirt::default(), None, Vec::new(), actions);
         }
@@ -511,6 +519,9 @@ impl Engine {
         match outcome {
             Outcome::Done(done) => {
                 self.retry.succeeded();
+                if matches!(operation.action, Action::Fetch { .. }) {
+                    self.fetches.succeeded();
+                }
                 self.brought_over(now, &operation, &done);
                 if operation.for_save {
                     self.run_due = false;
@@ -531,7 +542,10 @@ impl Engine {
                 } else {
                     self.dirt.put_back(operation.dirt);
                 }
-                self.retry.failed(now, failure.clone());
+                // Where nobody answers, nothing else need be tried.
+                let only_results = matches!(operation.action, Action::Fetch { by: None, .. }) && !failure.offline;
+                let retry = if only_results { &mut self.fetches } else { &mut self.retry };
+                retry.failed(now, failure.clone());
                 actions.extend(operation.asks.into_iter().map(|id| Action::Answer(id, Err(failure.clone()))));
             }
         }
