@@ -397,6 +397,7 @@ impl Daemon {
             tracing::info!("the clock jumped, or the machine slept: everything is looked at again");
             ids.iter().for_each(|id| self.step(*id, Input::WokeUp));
         }
+        self.forget_fetched();
         for id in ids {
             match self.members.get(&id) {
                 Some(member)
@@ -483,6 +484,20 @@ impl Daemon {
         self.adopt_runs(id);
     }
 
+    /// Results that somebody else brought home wait no more.
+    fn forget_fetched(&mut self) {
+        let mut fetched = Vec::new();
+        for (id, member) in &self.members {
+            let Some(connection) = &member.connection else { continue };
+            let is_home = |run: &String| {
+                let found = connection.journal.run(run);
+                found.is_ok_and(|run| run.is_some_and(|run| run.results_fetched.is_some()))
+            };
+            fetched.extend(member.engine.status().results_waiting.into_iter().filter(is_home).map(|run| (*id, run)));
+        }
+        fetched.into_iter().for_each(|(id, run)| self.step(id, Input::Fetched(run)));
+    }
+
     /// Has a look, where the books have runs of which nobody knows whether they came to the server. What comes of it is seen in the
     /// next round.
     fn settle(&mut self, id: ProjectId) {
@@ -560,6 +575,7 @@ impl Daemon {
     fn request(&mut self, request: Request) {
         match request {
             Request::Status { root, tell } => {
+                self.forget_fetched();
                 let reply = self.status(root.as_deref());
                 let _ = tell.send(reply);
             }

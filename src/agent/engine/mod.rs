@@ -105,6 +105,8 @@ pub enum Input {
         /// Whether to bring them home.
         fetch: bool,
     },
+    /// Somebody else brought a run's results home.
+    Fetched(String),
     /// Somebody asks. All events of changes made before have been handed over.
     Ask(AskId, Ask),
     /// Nobody waits for this answer any more.
@@ -274,6 +276,10 @@ impl Engine {
                 self.open.insert(run);
             }
             Input::Closed { run, fetch } => self.closed(run, fetch),
+            Input::Fetched(run) => {
+                self.closed.remove(&run);
+                self.offered.remove(&run);
+            }
             Input::Ask(id, ask) => self.asks.push((id, ask)),
             Input::Forget(id) => self.asks.retain(|(other, _)| *other != id),
             Input::Pause(until) => self.paused = Some(until),
