@@ -1,6 +1,7 @@
 //! A laboratory with an agent in it.
 
 #![allow(dead_code)] // Each test program uses another part of it.
+#![allow(clippy::print_stderr)] // What the agent wrote tells why a test failed.
 
 use crate::lab::Ended;
 use crate::lab::Lab;

@@ -177,3 +177,25 @@ fn a_project_that_wants_nothing_on_a_save_is_left_alone_and_says_so() {
     assert_eq!(engine.step(10_000, touched("a")), []);
     assert_eq!((engine.wake(), engine.is_in_sync()), (None, false));
 }
+
+#[test]
+fn results_that_cannot_come_home_hold_up_no_save_and_back_off() {
+    let mut engine = in_step(Manners::default());
+    let begun = engine.step(1000, Input::Closed { run: "r".into(), fetch: true });
+    assert_eq!(begun, [Action::Fetch { runs: vec!["r".into()], by: None }]);
+    let failed = |code| Input::Ended(Outcome::Failed { failure: Failure { code, ..Failure::default() }, synced: false });
+    assert_eq!(engine.step(1001, failed(1)), []);
+    let status = engine.status();
+    assert!(status.failure.is_some() && status.next_try.is_some_and(|at| at > 1001), "{status:?}");
+    engine.step(1002, touched("a"));
+    let begun = engine.step(1302, Input::Tick);
+    assert!(matches!(begun.as_slice(), [Action::Sync { .. }]), "{begun:?}");
+    engine.step(1303, done());
+    let next = engine.wake().unwrap();
+    assert!(engine.step(next - 1, Input::Tick).is_empty());
+    assert!(matches!(engine.step(next, Input::Tick).as_slice(), [Action::Fetch { .. }]));
+    // Somebody else brought them.
+    engine.step(next + 1, failed(1));
+    engine.step(next + 2, Input::Fetched("r".into()));
+    assert_eq!((engine.status().failure, engine.status().results_waiting.len()), (None, 0));
+}
