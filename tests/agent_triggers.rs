@@ -1,4 +1,4 @@
-//! What the `agent` section of project.yaml has the agent do, against the local colony.
+//! The `agent` section of project.yaml, as people live with it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
@@ -12,163 +12,219 @@ use std::fs;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// A project whose job writes what it saw into its results.
-fn project(agency: &Agency, name: &str, section: &str) -> PathBuf {
-    let python = "import os\nhere = os.path.dirname(__file__)\nvalue = open(here + '/value').read()\n\
-        open(os.environ['RESULT_DIR'] + '/saw-' + value, 'w').write(value)\nprint(value)\n";
-    let folder = agency.lab.project(name, python);
-    agency.save(&folder, "src/value", "0");
-    let file = folder.join("project.yaml");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("{text}agent:\n  notify: false\n{section}")).unwrap();
-    folder
+/// Brings home what it saw, once its gate is open.
+const JOB: &str = "import os, time
+here = os.path.dirname(__file__)
+value = open(here + '/value').read()
+while not os.path.exists(open(here + '/gate').read()): time.sleep(0.02)
+open(os.environ['RESULT_DIR'] + '/saw-' + value, 'w').write(value)
+";
+
+/// A project with wishes, its gate, and its agent.
+struct Site {
+    agency: Agency,
+    project: PathBuf,
+    gate: PathBuf,
+    settings: String,
 }
 
-fn runs(agency: &Agency, project: &Path) -> Vec<Value> {
-    agency.lab.run_in(project, ["runs", "--json"]).expect_code(0).json().as_array().unwrap().clone()
-}
-
-fn states(agency: &Agency, project: &Path) -> Vec<String> {
-    runs(agency, project).iter().map(|run| run["state"].as_str().unwrap().to_owned()).collect()
-}
-
-/// Until nothing is under way: in step, and all runs over.
-fn quiet(agency: &Agency, project: &Path) {
-    until("all is quiet", || {
-        let status = agency.project_status(project);
-        let over = |run: &Value| !matches!(run["state"].as_str(), Some("intent" | "waiting" | "running"));
-        status["in_sync"] == true && status["state"] == "idle" && status["runs"].as_array().unwrap().iter().all(over)
-    });
-}
-
-#[test]
-fn a_save_runs_once_and_only_what_is_new() {
-    let agency = Agency::new();
-    let project = project(&agency, "once", "  onSave: run\n");
-    agency.watch(&project);
-    quiet(&agency, &project);
-    assert!(runs(&agency, &project).is_empty(), "what is there when a project is added is no save");
-    for value in ["1", "2", "3"] {
-        agency.save(&project, "src/value", value);
-        until("it ran", || project.join(format!("cfs/result/saw-{value}")).exists());
-    }
-    quiet(&agency, &project);
-    assert_eq!(runs(&agency, &project).len(), 3);
-    // A save of the same is none, nor is a restart.
-    agency.save(&project, "src/value", "3");
-    agency.agent(["flush", project.to_str().unwrap()]).expect_code(0);
-    agency.agent(["restart"]).expect_code(0);
-    quiet(&agency, &project);
-    assert_eq!(runs(&agency, &project).len(), 3);
-    // What was saved while nobody was there is.
-    agency.agent(["stop"]).expect_code(0);
-    agency.save(&project, "data/input", "new");
-    agency.agent(["start"]).expect_code(0);
-    until("it ran", || runs(&agency, &project).len() == 4);
-    quiet(&agency, &project);
-}
-
-#[test]
-fn saves_during_a_run_wait_replace_or_are_left() {
-    for (wish, expected) in
-        [("queue", vec!["success", "success"]), ("replace", vec!["success", "cancelled"]), ("skip", vec!["success"])]
-    {
+impl Site {
+    fn new(wishes: &str) -> Site {
         let agency = Agency::new();
+        let project = agency.lab.project("wishes", JOB);
         let gate = agency.lab.home().join("gate");
-        let folder = project(&agency, wish, &format!("  onSave: run\n  whenBusy: {wish}\n"));
-        let waits = format!(
-            "import os, time\nvalue = open(os.path.dirname(__file__) + '/value').read()\n\
-             while value == '1' and not os.path.exists({:?}): time.sleep(0.02)\n\
-             open(os.environ['RESULT_DIR'] + '/saw-' + value, 'w').write(value)\n",
-            gate.display().to_string()
-        );
-        fs::write(folder.join("cfs/src/main.py"), waits).unwrap();
-        agency.watch(&folder);
-        quiet(&agency, &folder);
-        agency.save(&folder, "src/value", "1");
-        until("the first runs", || states(&agency, &folder) == ["running"]);
-        for value in ["2", "3", "4"] {
-            agency.save(&folder, "src/value", value);
-            agency.agent(["flush", folder.to_str().unwrap()]).expect_code(0);
-        }
-        if wish == "replace" {
-            until("the newest ran instead", || states(&agency, &folder).first().is_some_and(|state| state == "success"));
-        }
-        fs::write(&gate, "").unwrap();
-        quiet(&agency, &folder);
-        let mut seen = states(&agency, &folder);
-        if wish == "replace" {
-            // Each save replaced what ran before; how many of them came to run is a matter of time.
-            assert!(seen.len() >= 2 && seen[1..].iter().all(|state| state == "cancelled"), "{seen:?}");
-            seen = vec![seen[0].clone(), seen.last().unwrap().clone()];
-        }
-        assert_eq!(seen, expected, "{wish}");
-        let last = if wish == "skip" { "1" } else { "4" };
-        until("the results are home", || folder.join(format!("cfs/result/saw-{last}")).exists());
+        agency.save(&project, "src/gate", gate.to_str().unwrap());
+        agency.save(&project, "src/value", "0");
+        let settings = fs::read_to_string(project.join("project.yaml")).unwrap();
+        let site = Site { agency, project, gate, settings };
+        site.wish(wishes);
+        site.agency.agent(["add", site.project.to_str().unwrap()]).expect_code(0);
+        site
+    }
+
+    fn in_sync(wishes: &str) -> Site {
+        let site = Site::new(wishes);
+        site.agency.until_in_sync(&site.project);
+        site
+    }
+
+    fn wish(&self, wishes: &str) {
+        fs::write(self.project.join("project.yaml"), format!("{}{wishes}", self.settings)).unwrap();
+    }
+
+    fn save(&self, value: u32) {
+        self.agency.save(&self.project, "src/value", &value.to_string());
+    }
+
+    /// All that was saved before is stored, and what it is to start was started.
+    fn settled(&self) {
+        self.agency.agent(["flush", self.project.to_str().unwrap()]).expect_code(0);
+        self.agency.until_in_sync(&self.project);
+    }
+
+    fn open_gate(&self) {
+        fs::write(&self.gate, "").unwrap();
+    }
+
+    fn status(&self) -> Value {
+        self.agency.project_status(&self.project)
+    }
+
+    /// Runs, newest first.
+    fn runs(&self) -> Vec<Value> {
+        let runs = self.agency.lab.run_in(&self.project, ["runs", "--json"]).expect_code(0).json();
+        runs.as_array().unwrap().clone()
+    }
+
+    #[track_caller]
+    fn until_runs(&self, states: &[&str]) {
+        until(&format!("runs are {states:?}"), || {
+            let runs = self.runs();
+            runs.iter().map(|run| run["state"].as_str().unwrap()).eq(states.iter().copied())
+        });
+    }
+
+    fn is_home(&self, value: u32) -> bool {
+        let path = self.project.join(format!("cfs/result/saw-{value}"));
+        fs::read_to_string(path).is_ok_and(|text| text == value.to_string())
+    }
+
+    #[track_caller]
+    fn until_home(&self, value: u32) {
+        until(&format!("{value} is home"), || self.is_home(value));
+    }
+}
+
+const RUN: &str = "agent:\n  onSave: run\n";
+
+#[test]
+fn a_save_starts_one_run_of_the_newest_state_and_nothing_else_starts_any() {
+    let site = Site::in_sync(RUN);
+    site.open_gate();
+    site.settled();
+    assert_eq!(site.runs().len(), 0, "it was only added");
+    let file = fs::File::options().append(true).open(site.project.join("cfs/src/value")).unwrap();
+    file.set_modified(std::time::SystemTime::now()).unwrap();
+    drop(file);
+    site.save(0);
+    site.settled();
+    (1..=5).for_each(|value| site.save(value));
+    site.until_home(5);
+    site.settled();
+    site.until_runs(&["success"]);
+    site.agency.agent(["restart"]).expect_code(0);
+    site.settled();
+    site.save(6);
+    site.until_home(6);
+    site.until_runs(&["success", "success"]);
+}
+
+#[test]
+fn queue_makes_one_run_of_the_newest_state_when_the_one_under_way_has_ended() {
+    let site = Site::in_sync(RUN);
+    site.save(1);
+    site.until_runs(&["running"]);
+    for value in 2..=4 {
+        site.save(value);
+        site.settled();
+    }
+    site.until_runs(&["running"]);
+    site.open_gate();
+    site.until_home(4);
+    site.until_runs(&["success", "success"]);
+    assert!(site.is_home(1) && !site.is_home(2) && !site.is_home(3));
+}
+
+#[test]
+fn replace_cancels_the_run_under_way() {
+    let site = Site::in_sync(&format!("{RUN}  whenBusy: replace\n"));
+    site.save(1);
+    site.until_runs(&["running"]);
+    site.save(2);
+    site.until_runs(&["running", "cancelled"]);
+    site.open_gate();
+    site.until_home(2);
+    site.until_runs(&["success", "cancelled"]);
+    assert!(!site.is_home(1));
+}
+
+#[test]
+fn skip_starts_nothing_while_a_run_is_under_way() {
+    let site = Site::in_sync(&format!("{RUN}  whenBusy: skip\n"));
+    site.save(1);
+    site.until_runs(&["running"]);
+    site.save(2);
+    site.settled();
+    site.open_gate();
+    site.until_home(1);
+    site.settled();
+    site.until_runs(&["success"]);
+    site.save(3);
+    site.until_home(3);
+    site.until_runs(&["success", "success"]);
+}
+
+#[test]
+fn off_brings_nothing_over_until_the_settings_say_otherwise() {
+    let site = Site::new("agent:\n  onSave: off\n");
+    until("it is watched", || site.status()["watcher"]["kind"] == "events");
+    site.save(1);
+    let diff = || site.agency.lab.run_in(&site.project, ["diff", "src"]).expect_code(0).all();
+    until("the save is noticed", || site.status()["in_sync"] == false);
+    assert!(diff().contains("src/value"), "{}", diff());
+    assert_eq!((site.status()["in_sync"].as_bool(), site.runs().len()), (Some(false), 0));
+    site.wish("agent:\n  onSave: sync\n");
+    site.agency.until_in_sync(&site.project);
+    site.agency.agrees(&site.project);
+    site.wish("agent:\n  onSave: off\n");
+    until("it is read", || site.status()["in_sync"] == false);
+    site.save(2);
+    assert!(diff().contains("src/value"), "{}", diff());
+}
+
+#[test]
+fn results_that_are_to_be_asked_for_wait() {
+    let site = Site::in_sync("agent:\n  results: ask\n");
+    site.save(1);
+    site.open_gate();
+    site.agency.lab.run_in(&site.project, ["run"]).expect_code(0);
+    until("they wait", || site.status()["results_waiting"].as_array().is_some_and(|runs| runs.len() == 1));
+    assert!(!site.is_home(1));
+    site.agency.lab.run_in(&site.project, ["results"]).expect_code(0);
+    assert!(site.is_home(1));
+    until("they wait no more", || site.status()["results_waiting"].as_array().is_none_or(Vec::is_empty));
+}
+
+#[test]
+fn runs_with_folders_of_their_own_come_home_into_these() {
+    let site = Site::in_sync("results: perRun\n");
+    site.save(1);
+    site.agency.lab.run_in(&site.project, ["run"]).expect_code(0);
+    site.save(2);
+    site.agency.lab.run_in(&site.project, ["run"]).expect_code(0);
+    site.open_gate();
+    until("both are home", || site.runs().iter().all(|run| !run["results_fetched"].is_null()));
+    for (run, value) in site.runs().iter().zip(["2", "1"]) {
+        let folder = site.project.join("cfs/result").join(&run["run_id"].as_str().unwrap()[..12]);
+        assert_eq!(fs::read_to_string(folder.join(format!("saw-{value}"))).unwrap(), value);
     }
 }
 
 #[test]
-fn nothing_is_done_on_a_save_where_that_is_the_wish() {
-    let agency = Agency::new();
-    let folder = project(&agency, "off", "  onSave: off\n");
-    agency.agent(["add", folder.to_str().unwrap()]).expect_code(0);
-    until("it is watched", || agency.project_status(&folder)["watcher"]["kind"] == "events");
-    agency.save(&folder, "src/value", "1");
-    let status = agency.project_status(&folder);
-    assert_eq!((status["in_sync"].as_bool(), status["state"].as_str()), (Some(false), Some("idle")), "{status:#}");
-    let asked = agency.lab.run_in(&folder, ["run", "--follow"]).expect_code(0);
-    assert!(asked.stdout.contains('1'), "{}", asked.all());
-    // The wish changes, and counts from then on.
-    let file = folder.join("project.yaml");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("onSave: off", "onSave: sync")).unwrap();
-    agency.save(&folder, "src/later", "x");
-    agency.until_in_sync(&folder);
-    agency.agrees(&folder);
-}
-
-#[test]
-fn a_project_file_that_is_broken_starts_nothing_and_is_told_of() {
-    let agency = Agency::new();
-    let folder = project(&agency, "broken", "  onSave: run\n");
-    agency.watch(&folder);
-    quiet(&agency, &folder);
-    let file = folder.join("project.yaml");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, text.replace("walltime: 100", "walltime: ten")).unwrap();
-    until("it is told of", || agency.project_status(&folder)["state"] == "error");
-    let status = agency.project_status(&folder);
-    assert!(status["reason"].as_str().unwrap().contains("project.yaml:"), "{status:#}");
-    agency.save(&folder, "src/value", "1");
-    fs::write(&file, &text).unwrap();
-    until("it runs when it is mended", || folder.join("cfs/result/saw-1").exists());
-    quiet(&agency, &folder);
-    assert_eq!(runs(&agency, &folder).len(), 1);
-}
-
-#[test]
-fn results_wait_to_be_asked_for_where_that_is_the_wish() {
-    let agency = Agency::new();
-    let folder = project(&agency, "ask", "  results: ask\n");
-    agency.watch(&folder);
-    agency.lab.run_in(&folder, ["run"]).expect_code(0);
-    until("they wait", || agency.project_status(&folder)["results_waiting"].as_array().unwrap().len() == 1);
-    assert!(!folder.join("cfs/result/saw-0").exists());
-    agency.lab.run_in(&folder, ["results", "last"]).expect_code(0);
-    assert!(folder.join("cfs/result/saw-0").exists());
-    until("they wait no more", || agency.project_status(&folder)["results_waiting"].as_array().unwrap().is_empty());
-}
-
-#[test]
-fn results_of_runs_at_the_same_time_have_folders_of_their_own() {
-    let agency = Agency::new();
-    let folder = project(&agency, "apart", "  onSave: sync\nresults: perRun\n");
-    agency.watch(&folder);
-    agency.lab.run_in(&folder, ["run", "--processes", "3"]).expect_code(0);
-    let homes = || {
-        let entries = fs::read_dir(folder.join("cfs/result")).unwrap();
-        entries.filter(|entry| entry.as_ref().unwrap().path().join("saw-0").exists()).count()
-    };
-    until("each has its own", || homes() == 3);
+fn a_broken_project_yaml_is_told_of_by_its_line_and_starts_nothing_until_it_is_mended() {
+    let site = Site::in_sync(RUN);
+    site.open_gate();
+    site.wish("agent:\n  onSave: rnu\n");
+    until("it is told of", || site.status()["state"] == "error");
+    let status = site.status();
+    let line = site.settings.lines().count() + 2;
+    assert!(status["reason"].as_str().unwrap().contains(&format!("project.yaml:{line}")), "{status:#}");
+    site.save(1);
+    until("the save is noticed", || site.status()["pending"]["files"] != 0);
+    assert_eq!(site.status()["in_sync"], false);
+    assert_eq!(site.status()["runs"].as_array().unwrap().len(), 0);
+    site.wish(RUN);
+    site.until_home(1);
+    site.until_runs(&["success"]);
+    assert!(Path::new(&site.gate).exists());
 }

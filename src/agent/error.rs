@@ -31,6 +31,12 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The state folder was deleted or replaced while the agent ran.
+    #[error("the state folder {} was deleted or replaced while the agent ran; it ends", path.display())]
+    FolderGone {
+        /// Which.
+        path: PathBuf,
+    },
     /// No agent answers.
     #[error("no agent runs here")]
     NotRunning,
@@ -77,6 +83,9 @@ impl Error {
             Error::Running { .. } => Some("`pollinatord status` asks it, `pollinatord restart` replaces it".into()),
             Error::NotRunning => Some("`pollinatord start` starts it; `pollinatord install` has it started at login".into()),
             Error::Garbled { .. } => Some("`pollinatord restart` replaces it by this version".into()),
+            Error::FolderGone { .. } => {
+                Some("`pollinatord start` begins anew; projects that its list has lost are added with `pollinatord add`".into())
+            }
             Error::Refused { hint, .. } => hint.clone(),
             Error::Roster { .. } => Some("install the newer version, or move the file away and add the projects again".into()),
             _ => None,

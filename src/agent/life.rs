@@ -44,8 +44,15 @@ pub fn program() -> Result<PathBuf, Error> {
 pub async fn start(state: &Path, profile: Option<&str>) -> Result<bool, Error> {
     let end = Instant::now() + PATIENCE;
     loop {
-        if Agent::find(state).await?.is_some() {
-            return Ok(false);
+        match Agent::find(state).await {
+            Ok(Some(_)) => return Ok(false),
+            Ok(None) => {}
+            // It is ending, perhaps.
+            Err(Error::Garbled { .. }) if Instant::now() < end => {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         let (state, profile) = (state.to_owned(), profile.map(str::to_owned));
         let started = tokio::task::spawn_blocking(move || spawn(&state, profile.as_deref())).await;

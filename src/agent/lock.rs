@@ -8,6 +8,7 @@ use serde::Serialize;
 use std::fs::File;
 use std::io::Read;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -56,7 +57,20 @@ pub fn host() -> String {
 /// Held by the agent while it lives.
 #[derive(Debug)]
 pub struct AgentLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
+}
+
+impl AgentLock {
+    /// Whether it still keeps others out: false where the state folder was deleted, replaced or cannot be seen, so that what is
+    /// written there is written into files without a name, or beside another agent.
+    pub fn holds(&self) -> bool {
+        let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
+        match (self.file.metadata(), std::fs::metadata(&self.path)) {
+            (Ok(held), Ok(there)) => id(held) == id(there),
+            _ => false,
+        }
+    }
 }
 
 /// Where the lock is.
@@ -80,7 +94,7 @@ pub fn take(state: &Path) -> Result<AgentLock, Error> {
     }
     let text = serde_json::to_string(&Holder::here()).unwrap_or_default();
     file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(failed)?;
-    Ok(AgentLock { _file: file })
+    Ok(AgentLock { file, path })
 }
 
 /// Who holds the lock; none: nobody.
@@ -115,6 +129,9 @@ mod tests {
         assert_eq!(holder(state.path()), Some(Ok(Holder::here())));
         let refused = take(state.path()).unwrap_err();
         assert!(refused.to_string().contains(&format!("process {}", std::process::id())), "{refused}");
+        assert!(lock.holds());
+        std::fs::remove_file(path(state.path())).unwrap();
+        assert!(!lock.holds());
         drop(lock);
         assert!(holder(state.path()).is_none());
         take(state.path()).unwrap();

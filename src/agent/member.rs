@@ -36,6 +36,7 @@ use std::time::Duration;
 use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Paths whose sizes are summed up for the status.
 const SUMMED: usize = 100;
@@ -87,8 +88,14 @@ pub struct Member {
     pub ended: HashSet<String>,
     /// Way to its colony, once it was opened.
     pub connection: Option<Connection>,
+    /// The task that opens it.
+    pub connecting: Option<AbortOnDropHandle<()>>,
+    /// The task that looks after runs of which nobody knows whether they were submitted.
+    pub settling: Option<AbortOnDropHandle<()>>,
     /// Whether its servers answered last time.
     pub reachable: Option<bool>,
+    /// What the operation under way says of itself: that it waits for another program, say.
+    pub note: Option<String>,
 }
 
 impl Member {
@@ -114,7 +121,10 @@ impl Member {
             claims: HashMap::new(),
             ended: HashSet::new(),
             connection: None,
+            connecting: None,
+            settling: None,
             reachable: None,
+            note: None,
         }
     }
 
@@ -149,6 +159,7 @@ impl Member {
         let reason = match (&failure, watch.and_then(|w| w.reason.clone())) {
             (Some(failure), _) => Some(failure.reason.clone()),
             (None, Some(reason)) if watch.is_some_and(|w| w.lost) => Some(reason),
+            _ if self.note.is_some() => self.note.clone(),
             _ => status.problems.first().map(|(path, why)| format!("{path} {why}")),
         };
         ProjectStatus {

@@ -9,6 +9,7 @@ use super::model::Work;
 use super::socket_path;
 use crate::agent::Error;
 use crate::agent::engine::Failure;
+use crate::agent::lock;
 use crate::event::Events;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -46,6 +47,8 @@ impl Agent {
         let agent = Agent { http: client(&socket)?, version: String::new() };
         let hello: Hello = match agent.get("/v1/agent").await {
             Err(Error::NotRunning) => return Ok(None),
+            // It ended while it was asked.
+            Err(Error::Garbled { .. }) if lock::holder(state).is_none() => return Ok(None),
             other => other?,
         };
         if hello.protocol != PROTOCOL {

@@ -27,6 +27,7 @@ use axum::routing::post;
 use futures_util::Stream;
 use serde::Serialize;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -59,16 +60,26 @@ pub enum Request {
 /// The open socket; removed when this is dropped.
 pub struct Socket {
     path: PathBuf,
+    /// Device and inode: a later agent's socket may stand in its place.
+    id: Option<(u64, u64)>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         self.task.abort();
+        if self.id.is_none() || self.id != id_of(&self.path) {
+            return;
+        }
         if let Err(error) = std::fs::remove_file(&self.path) {
             tracing::debug!(%error, path = %self.path.display(), "the socket is not removed");
         }
     }
+}
+
+/// Device and inode of what stands there.
+fn id_of(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 /// Opens the socket and answers. Whoever calls holds the agent's lock: a socket that stands there is a dead one's.
@@ -89,7 +100,7 @@ pub fn open(state: &Path, inbox: Inbox) -> Result<Socket, Error> {
             tracing::error!(%error, "the control socket is closed");
         }
     });
-    Ok(Socket { path, task })
+    Ok(Socket { id: id_of(&path), path, task })
 }
 
 /// Takes connections of the same user only (and of root), whatever the permissions of the file say.

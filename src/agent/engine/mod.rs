@@ -107,7 +107,7 @@ pub enum Input {
         /// Whether to bring them home.
         fetch: bool,
     },
-    /// Results of a run are home: somebody else brought them.
+    /// Somebody else brought a run's results home.
     Fetched(String),
     /// Somebody asks. All events of changes made before have been handed over.
     Ask(AskId, Ask),
@@ -233,6 +233,8 @@ pub struct Engine {
     /// Nothing is begun before.
     held: Option<Millis>,
     retry: Retry,
+    /// Of bringing results home: what is wrong there must not hold up what is saved.
+    fetches: Retry,
     problems: BTreeMap<Place, String>,
     problems_again: Retry,
     /// When the last look at everything ended well, and how long it took.
@@ -258,6 +260,7 @@ impl Engine {
             paused: None,
             held: None,
             retry: Retry::new(seed),
+            fetches: Retry::new(seed ^ 2),
             problems: BTreeMap::new(),
             problems_again: Retry::new(seed ^ 1),
             looked: None,
@@ -290,6 +293,7 @@ impl Engine {
             Input::Resume => {
                 self.paused = None;
                 self.retry.now(now);
+                self.fetches.now(now);
             }
             Input::Manners(manners) => {
                 self.manners = manners;
@@ -298,6 +302,7 @@ impl Engine {
             Input::WokeUp => {
                 self.dirt.everything(now);
                 self.retry.now(now);
+                self.fetches.now(now);
             }
             Input::Hold(until) => self.held = Some(until),
             Input::Tick => {}
@@ -317,7 +322,10 @@ impl Engine {
             None => self.not_before(),
         };
         let work = [self.due_at(), self.look_at(), self.problems_at()].into_iter().flatten().min();
-        let pending = !self.closed.is_empty() || self.run_due_now();
+        let run = until.filter(|_| self.run_due_now());
+        let fetch = if self.closed.is_empty() { None } else { self.fetches.not_before() };
+        let work = [work, run, fetch].into_iter().flatten().min();
+        let pending = run.is_some() || !self.closed.is_empty() && fetch.is_none();
         match (work, until) {
             (_, Some(until)) if pending => Some(until),
             (Some(work), Some(until)) => Some(work.max(until)),
@@ -414,7 +422,7 @@ impl Engine {
         if self.paused.is_some() || self.not_before().is_some_and(|at| at > now) {
             return;
         }
-        if !self.closed.is_empty() {
+        if !self.closed.is_empty() && self.fetches.not_before().is_none_or(|at| at <= now) {
             let runs = self.closed.iter().cloned().collect();
             return self.begin(now, Action::Fetch { runs, by: None }, Dirt::default(), None, Vec::new(), actions);
         }
@@ -536,6 +544,9 @@ impl Engine {
         match outcome {
             Outcome::Done(done) => {
                 self.retry.succeeded();
+                if matches!(operation.action, Action::Fetch { .. }) {
+                    self.fetches.succeeded();
+                }
                 self.brought_over(now, &operation, &done);
                 if operation.for_save {
                     self.run_due = false;
@@ -556,7 +567,10 @@ impl Engine {
                 } else {
                     self.dirt.put_back(operation.dirt);
                 }
-                self.retry.failed(now, failure.clone());
+                // Where nobody answers, nothing else need be tried.
+                let only_results = matches!(operation.action, Action::Fetch { by: None, .. }) && !failure.offline;
+                let retry = if only_results { &mut self.fetches } else { &mut self.retry };
+                retry.failed(now, failure.clone());
                 actions.extend(operation.asks.into_iter().map(|id| Action::Answer(id, Err(failure.clone()))));
             }
         }

@@ -61,7 +61,7 @@ pub struct Status {
 impl Engine {
     /// What it is at.
     pub fn status(&self) -> Status {
-        let failure = self.retry.failure();
+        let failure = self.failure();
         let waiting = self.closed.iter().chain(&self.offered).cloned().collect();
         let dirt = self.operation.as_ref().map(|operation| &operation.dirt);
         let whole = self.dirt.is_whole() || dirt.is_some_and(|d| d.is_whole());
@@ -88,6 +88,11 @@ impl Engine {
         }
     }
 
+    /// What failed last: of bringing over, else of bringing home.
+    fn failure(&self) -> Option<(&Failure, Millis)> {
+        self.retry.failure().or_else(|| self.fetches.failure().filter(|_| !self.closed.is_empty()))
+    }
+
     fn phase(&self) -> Phase {
         if let Some(operation) = &self.operation {
             return match &operation.action {
@@ -98,7 +103,7 @@ impl Engine {
         if self.paused.is_some() {
             return Phase::Paused;
         }
-        match self.retry.failure() {
+        match self.failure() {
             Some((failure, _)) if failure.offline => return Phase::Offline,
             Some(_) => return Phase::Error,
             None => {}

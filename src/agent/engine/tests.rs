@@ -199,3 +199,25 @@ fn nothing_is_begun_by_itself_in_the_middle_of_a_checkout() {
     engine.step(0, Input::Hold(1_000_000));
     assert_eq!(engine.step(1, Input::Ask(7, Ask::Sync)).len(), 1);
 }
+
+#[test]
+fn results_that_cannot_come_home_hold_up_no_save_and_back_off() {
+    let mut engine = in_step(Manners::default());
+    let begun = engine.step(1000, Input::Closed { run: "r".into(), fetch: true });
+    assert_eq!(begun, [Action::Fetch { runs: vec!["r".into()], by: None }]);
+    let failed = |code| Input::Ended(Outcome::Failed { failure: Failure { code, ..Failure::default() }, synced: false });
+    assert_eq!(engine.step(1001, failed(1)), []);
+    let status = engine.status();
+    assert!(status.failure.is_some() && status.next_try.is_some_and(|at| at > 1001), "{status:?}");
+    engine.step(1002, touched("a"));
+    let begun = engine.step(1302, Input::Tick);
+    assert!(matches!(begun.as_slice(), [Action::Sync { .. }]), "{begun:?}");
+    engine.step(1303, done());
+    let next = engine.wake().unwrap();
+    assert!(engine.step(next - 1, Input::Tick).is_empty());
+    assert!(matches!(engine.step(next, Input::Tick).as_slice(), [Action::Fetch { .. }]));
+    // Somebody else brought them.
+    engine.step(next + 1, failed(1));
+    engine.step(next + 2, Input::Fetched("r".into()));
+    assert_eq!((engine.status().failure, engine.status().results_waiting.len()), (None, 0));
+}

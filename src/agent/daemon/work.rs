@@ -1,0 +1,117 @@
+//! Work on its way: begun, heard, answered.
+
+use super::Message;
+use crate::agent::control::model::Answer;
+use crate::agent::control::model::Job;
+use crate::agent::control::model::Line;
+use crate::agent::engine::Action;
+use crate::agent::engine::AskId;
+use crate::agent::links::Links;
+use crate::agent::member::Member;
+use crate::agent::notify::Desktop;
+use crate::agent::notify::Note;
+use crate::agent::operations;
+use crate::agent::operations::Order;
+use crate::agent::operations::Report;
+use crate::event::Event;
+use crate::event::Events;
+use crate::journal::runs::RunState;
+use crate::watch::ProjectId;
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::PoisonError;
+use tokio::sync::mpsc;
+
+pub(super) fn begin(member: &mut Member, id: ProjectId, action: Action, links: &Links, inbox: &mpsc::UnboundedSender<Message>) {
+    let by = match &action {
+        Action::Sync { by, .. } | Action::Run { by, .. } | Action::Fetch { by, .. } => *by,
+        Action::Answer(..) => None,
+    };
+    member.by = by;
+    let job = by.and_then(|ask| member.asks.get(&ask)).map(|asked| asked.job.clone());
+    let (listeners, tell, root) = (member.listeners.clone(), inbox.clone(), member.entry.root.clone());
+    let events = Events::new(move |event| {
+        if matches!(event, Event::TransferStarted { .. } | Event::TransferFinished { .. } | Event::Note { .. }) {
+            let _ = tell.send(Message::Progress(id, event.clone()));
+        }
+        write_down(&root, &event);
+        for listener in listeners.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = listener.send(Line::Event(crate::agent::control::model::EventLine { what: event.clone() }));
+        }
+    });
+    let order = Order {
+        links: links.clone(),
+        profile: member.entry.profile.clone(),
+        root: member.entry.root.clone(),
+        action,
+        job,
+        frozen: member.fresh(),
+        events,
+    };
+    let inbox = inbox.clone();
+    member.task = Some(tokio::spawn(async move {
+        // A panic in an operation must not leave the project waiting for its end for ever.
+        // No task of its own: that would go on when this one is aborted, for a project that was taken out.
+        let report = AssertUnwindSafe(operations::perform(order)).catch_unwind().await;
+        let report = report.unwrap_or_else(|panic| Report::broken(&said(panic.as_ref())));
+        let _ = inbox.send(Message::Ended(id, Box::new(report)));
+    }));
+}
+
+/// What travels, in the log: one line a transfer, and one a file for those who look closely.
+pub(super) fn write_down(root: &Path, event: &Event) {
+    let project = root.display();
+    match event {
+        Event::TransferFinished { tree, direction, files, bytes, problems, .. } if *files + *problems > 0 => {
+            tracing::info!(%project, %tree, ?direction, files, bytes, problems, "transferred");
+        }
+        Event::FileDone { tree, direction, path, size, .. } => {
+            tracing::debug!(%project, %tree, ?direction, path, size, "transferred");
+        }
+        Event::FileRemoved { tree, path, local, .. } => tracing::debug!(%project, %tree, path, local, "removed"),
+        _ => {}
+    }
+}
+
+/// What a panic said.
+pub(super) fn said(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
+}
+
+pub(super) fn answer_ask(member: &mut Member, ask: AskId, answer: Result<(), crate::agent::engine::Failure>) {
+    member.listeners.lock().unwrap_or_else(PoisonError::into_inner).remove(&ask);
+    let Some(asked) = member.asks.remove(&ask) else { return };
+    let line = match answer {
+        Ok(()) => {
+            if let Job::Run { follow: true, .. } = asked.job {
+                member.claims.insert(ask, (asked.runs.clone(), asked.tell.clone()));
+            }
+            Line::Done(Answer { runs: asked.runs })
+        }
+        Err(failure) => Line::Failed(failure),
+    };
+    // One who has hung up needs no answer.
+    let _ = asked.tell.send(line);
+}
+
+/// Tells the desktop how a run ended, where that is wished.
+pub(super) fn tell_desktop(member: &Member, run: &str) {
+    let (Ok(project), Some(connection)) = (&member.project, &member.connection) else { return };
+    if !project.settings.agent.notify {
+        return;
+    }
+    let found = match connection.journal.run(run) {
+        Ok(found) => found,
+        Err(error) => return tracing::warn!(%error, run, "the run cannot be read"),
+    };
+    let fate = match found.map(|run| run.state) {
+        Some(RunState::Success) => "succeeded",
+        Some(RunState::Failed) => "failed",
+        Some(RunState::Cancelled) => "was cancelled",
+        _ => return,
+    };
+    let note = Note::of_run(&project.settings.projectname, &run[..run.len().min(12)], fate);
+    tokio::spawn(async move { Desktop::of_process().tell(&note).await });
+}
