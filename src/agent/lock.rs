@@ -12,6 +12,13 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
+use std::time::Instant;
+
+/// For so long a lock is waited for whose holder is dead.
+const GHOST: Duration = Duration::from_secs(5);
+/// How often it is looked.
+const GHOST_LOOK: Duration = Duration::from_millis(10);
 
 /// Who holds the lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +42,26 @@ impl Holder {
             host: host(),
             boot: boot.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+impl Holder {
+    /// Whether its process lives, as far as can be seen from here: one on another machine does.
+    fn is_alive(&self) -> bool {
+        let here = Holder::here();
+        if self.host != here.host {
+            return true;
+        }
+        if self.boot != here.boot {
+            return false;
+        }
+        match std::fs::read_to_string(format!("/proc/{}/stat", self.pid)) {
+            // The state stands behind the name, which may hold anything.
+            Ok(stat) => !stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X'])),
+            Err(_) if Path::new("/proc/self/stat").exists() => false,
+            // SAFETY: signal 0 only asks whether the process is there.
+            Err(_) => i32::try_from(self.pid).is_ok_and(|pid| unsafe { libc::kill(pid, 0) } == 0),
         }
     }
 }
@@ -87,10 +114,18 @@ pub fn take(state: &Path) -> Result<AgentLock, Error> {
     let failed = |source| Error::Folder { what: "the agent's lock", path: path.clone(), source };
     crate::sqlite::private_folder(state).map_err(failed)?;
     let mut file = File::options().create(true).truncate(false).read(true).write(true).mode(0o600).open(&path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Running { holder: describe(&path) }),
-        Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+    let end = Instant::now() + GHOST;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            // A child that a dead agent had just begun holds it until it is a program of its own; and somebody who asks who has it
+            // holds it for a moment. Nothing tells of the end of either.
+            Err(std::fs::TryLockError::WouldBlock) if Instant::now() < end && !read(&path).is_some_and(|h| h.is_alive()) => {
+                std::thread::sleep(GHOST_LOOK);
+            }
+            Err(std::fs::TryLockError::WouldBlock) => return Err(Error::Running { holder: describe(&path) }),
+            Err(std::fs::TryLockError::Error(error)) => return Err(failed(error)),
+        }
     }
     let text = serde_json::to_string(&Holder::here()).unwrap_or_default();
     file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(failed)?;
@@ -120,6 +155,21 @@ fn describe(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_that_outlives_its_holder_for_a_moment_is_waited_for() {
+        let state = tempfile::tempdir().unwrap();
+        let lock = take(state.path()).unwrap();
+        // As if another process had written it, and had died since: no process has this number.
+        let dead = Holder { pid: u32::MAX, ..Holder::here() };
+        std::fs::write(path(state.path()), serde_json::to_string(&dead).unwrap()).unwrap();
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(lock);
+        });
+        take(state.path()).unwrap();
+        ends.join().unwrap();
+    }
 
     #[test]
     fn the_second_is_told_who_is_first() {
