@@ -153,6 +153,8 @@ fn every_call_is_described_and_what_is_wrong_is_refused_in_words() {
     let mut stream = UnixStream::connect(agency.lab.state().join("agent.sock")).unwrap();
     stream.write_all(&[0xff; 4096]).unwrap();
     let mut rest = Vec::new();
-    stream.read_to_end(&mut rest).unwrap();
+    // An answer in words or none: what counts is that it ends, and only it.
+    let ended = stream.read_to_end(&mut rest).map_err(|error| error.kind());
+    assert!(matches!(ended, Ok(_) | Err(std::io::ErrorKind::ConnectionReset)), "{ended:?}");
     assert_eq!(agency.status()["ok"], true);
 }
