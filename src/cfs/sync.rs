@@ -129,7 +129,7 @@ pub async fn sync(
 /// Whether this folder was ever brought in step with this label.
 pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<bool, Error> {
     let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-    Ok(journal.base(&place(cfs, label), &root)?.is_some())
+    Ok(journal.base_below(&place(cfs, label), &root, &[])?.is_some())
 }
 
 /// Forgets what a folder and a label held when they were last in step: for a folder that is not there for long.
