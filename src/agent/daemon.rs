@@ -282,12 +282,7 @@ impl Daemon {
             }
         }
         let entry = Entry { root: root.clone(), profile, paused: false, paused_until: None };
-        self.roster.put(entry.clone()).map_err(|e| Refusal {
-            message: e.to_string(),
-            hint: e.hint(),
-            code: 1,
-            ..Refusal::default()
-        })?;
+        self.roster.put(entry.clone()).map_err(Refusal::from)?;
         if let Some(id) = self.find(&root) {
             self.drop_member(id);
         }
@@ -296,12 +291,7 @@ impl Daemon {
     }
 
     fn remove(&mut self, root: &Path) -> Result<(), Refusal> {
-        let removed = self.roster.remove(root).map_err(|e| Refusal {
-            message: e.to_string(),
-            hint: e.hint(),
-            code: 1,
-            ..Refusal::default()
-        })?;
+        let removed = self.roster.remove(root).map_err(Refusal::from)?;
         if !removed {
             return Err(unknown(root));
         }

@@ -44,9 +44,7 @@ impl Holder {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
-}
 
-impl Holder {
     /// Whether its process lives, as far as can be seen from here: one on another machine does.
     fn is_alive(&self) -> bool {
         let here = Holder::here();

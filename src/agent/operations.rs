@@ -243,13 +243,12 @@ impl Work<'_> {
             runs.extend(self.connection.journal.run(id)?);
         }
         let runs: Vec<&Run> = runs.iter().filter(|run| run.results_fetched.is_none()).collect();
-        let mut done = Done { fetched: ids.to_vec(), ..Done::default() };
+        let done = Done { fetched: ids.to_vec(), ..Done::default() };
         if !runs.is_empty() {
             let report = run::results::fetch(self.connection, self.project, &runs, &self.options(false), self.events).await?;
             if let Some((path, why)) = report.problems.first() {
                 return Err(run::Error::Incomplete { problems: vec![(format!("result/{path}"), why.clone())] });
             }
-            done.problems.clear();
         }
         Ok(Finished { done, ..Finished::default() })
     }

@@ -62,6 +62,11 @@ pub struct BaseChange {
     pub gone: Vec<String>,
 }
 
+/// Path, checksum, mode and origin of a file.
+fn file_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, BaseFile)> {
+    Ok((row.get(0)?, BaseFile { sha256: row.get(1)?, mode: row.get(2)?, fetched: row.get(3)? }))
+}
+
 impl Journal {
     /// The base of a tree; none where it was never brought in step.
     pub fn base(&self, place: &str, folder: &Path) -> Result<Option<Base>, Error> {
@@ -75,9 +80,8 @@ impl Journal {
                 .optional()?;
             let Some((id, device, last_removal)) = tree else { return Ok(None) };
             let mut rows = db.prepare_cached("SELECT path, sha256, mode, fetched FROM base_file WHERE tree_id = ?1")?;
-            let files =
-                rows.query_map([id], |r| Ok((r.get(0)?, BaseFile { sha256: r.get(1)?, mode: r.get(2)?, fetched: r.get(3)? })))?;
-            Ok(Some(Base { device: device as u64, last_removal, files: files.collect::<Result<_, _>>()? }))
+            let files = rows.query_map([id], file_row)?.collect::<Result<_, _>>()?;
+            Ok(Some(Base { device: device as u64, last_removal, files }))
         };
         read().map_err(|e| self.failed(e))
     }
@@ -100,11 +104,8 @@ impl Journal {
             let mut rows = db.prepare_cached(sql)?;
             let mut files = BTreeMap::new();
             for path in paths {
-                let found = rows.query_map(params![id, path], |r| {
-                    Ok((r.get(0)?, BaseFile { sha256: r.get(1)?, mode: r.get(2)?, fetched: r.get(3)? }))
-                })?;
-                for row in found {
-                    let (path, file): (String, BaseFile) = row?;
+                for row in rows.query_map(params![id, path], file_row)? {
+                    let (path, file) = row?;
                     files.insert(path, file);
                 }
             }

@@ -1,6 +1,7 @@
 //! What is said over the agent's socket: requests, status, streams. The same types serve both ends; `docs/control.md` tells of
 //! them, and what is there is added to, never changed.
 
+use crate::agent::Error;
 use crate::agent::engine::Failure;
 use crate::event::Event;
 use crate::event::Tree;
@@ -275,6 +276,12 @@ pub struct Refusal {
     /// What kind of refusal it is, for programs.
     #[serde(default)]
     pub kind: RefusalKind,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Refusal {
+        Refusal { message: error.to_string(), hint: error.hint(), code: 1, ..Refusal::default() }
+    }
 }
 
 /// Kinds of refusals.

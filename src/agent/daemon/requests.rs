@@ -80,12 +80,7 @@ impl Daemon {
             let paused_until = until.and_then(|until| i64::try_from(until.as_nanosecond()).ok());
             member.entry = Entry { paused, paused_until, ..member.entry.clone() };
             let entry = member.entry.clone();
-            self.roster.put(entry).map_err(|e| Refusal {
-                message: e.to_string(),
-                hint: e.hint(),
-                code: 1,
-                ..Refusal::default()
-            })?;
+            self.roster.put(entry).map_err(Refusal::from)?;
             let input = if paused { Input::Pause(seconds.map(|seconds| now + seconds * 1000)) } else { Input::Resume };
             self.step(id, input);
         }
