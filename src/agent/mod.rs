@@ -13,6 +13,7 @@ pub mod life;
 mod links;
 pub mod lock;
 mod member;
+mod memory;
 pub mod notify;
 mod operations;
 pub mod programs;

@@ -11,9 +11,13 @@ use crate::journal::removed::RemovedFile;
 use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 /// Requests under way at once.
 const AT_ONCE: usize = 8;
+/// So many folders are asked about one by one; more of them cost less by one list of all labels, for the server reads every row
+/// for each question.
+const FEW_FOLDERS: usize = 4;
 
 /// A file of the colony.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,20 +68,48 @@ struct Row {
 impl Cfs {
     /// The latest revisions of all files below a root label. Works where the root itself holds no file.
     pub async fn list(&self, root: &str) -> Result<RemoteTree, Error> {
+        let mut tree = RemoteTree::default();
+        self.take_labels(root, self.labels_below(root).await?, &mut tree).await?;
+        tree.problems.sort();
+        Ok(tree)
+    }
+
+    /// A label and those below it, as far as they hold files.
+    async fn labels_below(&self, root: &str) -> Result<Vec<String>, Error> {
         let found = self.client.labels(root).await?;
-        let labels: Vec<String> = found.into_iter().map(|l| l.name).filter(|name| labels::is_below(root, name)).collect();
+        Ok(found.into_iter().map(|l| l.name).filter(|name| labels::is_below(root, name)).collect())
+    }
+
+    /// Adds the files of some labels below a root.
+    async fn take_labels(&self, root: &str, labels: Vec<String>, tree: &mut RemoteTree) -> Result<(), Error> {
         let mut listings = futures_util::stream::iter(labels)
             .map(|label| async move { self.client.files(&label).await.map(|files| (label, files)) })
             .buffer_unordered(AT_ONCE);
-        let mut tree = RemoteTree::default();
         while let Some((label, files)) = listings.try_next().await? {
             for file in files {
                 let row = Row { name: file.name, size: file.size, sha256: file.checksum, object: file.s3filename };
                 tree.take(root, &label, row);
             }
         }
-        tree.problems.sort();
-        Ok(tree)
+        Ok(())
+    }
+
+    /// The labels of some folders and of those below them.
+    async fn labels_of(&self, root: &str, folders: &[RelPath]) -> Result<BTreeSet<String>, Error> {
+        let wanted: BTreeSet<String> = folders.iter().map(|folder| format!("{root}/{folder}")).collect();
+        if wanted.len() > FEW_FOLDERS {
+            let all = self.labels_below(root).await?;
+            let is_wanted = |label: &str| {
+                let ends = label.match_indices('/').map(|(at, _)| at).chain([label.len()]);
+                ends.into_iter().any(|end| wanted.contains(&label[..end]))
+            };
+            return Ok(all.into_iter().filter(|label| is_wanted(label)).collect());
+        }
+        let mut found = BTreeSet::new();
+        for folder in &wanted {
+            found.extend(self.labels_below(folder).await?);
+        }
+        Ok(found)
     }
 
     /// As [`Cfs::list`], of single files and of all that is below some folders only.
@@ -92,15 +124,8 @@ impl Cfs {
                 tree.take(root, &label, Row { name, size, sha256: checksum, object: reference.s3object.object });
             }
         }
-        for folder in folders {
-            let below = self.list(&format!("{root}/{folder}")).await?;
-            for (path, file) in below.files {
-                if let Ok(path) = RelPath::parse(&format!("{folder}/{path}")) {
-                    tree.files.insert(path.clone(), RemoteFile { path, ..file });
-                }
-            }
-            tree.problems.extend(below.problems);
-        }
+        let labels = self.labels_of(root, folders).await?;
+        self.take_labels(root, labels.into_iter().collect(), &mut tree).await?;
         tree.problems.sort();
         Ok(tree)
     }

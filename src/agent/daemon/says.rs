@@ -9,6 +9,7 @@ use crate::agent::control::model::StatusReply;
 use crate::agent::engine::Millis;
 use crate::agent::lock;
 use crate::agent::member::Member;
+use crate::agent::memory;
 use jiff::SignedDuration;
 use jiff::Timestamp;
 use std::path::Path;
@@ -34,7 +35,7 @@ impl Daemon {
             host: lock::host(),
             started: started.to_string(),
             uptime: began.elapsed().as_secs(),
-            memory: memory(),
+            memory: memory::resident(),
             state_dir: self.options.state.clone(),
         };
         Ok(StatusReply { agent, projects, ok })
@@ -52,12 +53,4 @@ impl Daemon {
             self.last_told = Some(status);
         }
     }
-}
-
-/// Resident memory of this process, bytes.
-pub(super) fn memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
-    Some(kib * 1024)
 }

@@ -8,6 +8,7 @@ use crate::agent::engine::Action;
 use crate::agent::engine::AskId;
 use crate::agent::links::Links;
 use crate::agent::member::Member;
+use crate::agent::memory;
 use crate::agent::notify::Desktop;
 use crate::agent::notify::Note;
 use crate::agent::operations;
@@ -56,6 +57,8 @@ pub(super) fn begin(member: &mut Member, id: ProjectId, action: Action, links: &
         let report = AssertUnwindSafe(operations::perform(order)).catch_unwind().await;
         let report = report.unwrap_or_else(|panic| Report::broken(&said(panic.as_ref())));
         let _ = inbox.send(Message::Ended(id, Box::new(report)));
+        // After the end was told: nobody waits for this.
+        tokio::task::spawn_blocking(memory::give_back);
     }));
 }
 

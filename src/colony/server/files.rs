@@ -80,11 +80,6 @@ pub(super) fn list(work: &Work<'_>, context: &Context, payload: &Payload) -> Res
     Ok(json!(bodies.iter().map(data).collect::<Result<Vec<_>, _>>()?))
 }
 
-/// A text as a pattern that matches itself only.
-fn literal(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
-}
-
 /// Labels that begin with a text; with `exact` a label and those below it, nothing where it holds no file itself. Wildcards in
 /// the name match themselves only, unlike on the real server.
 pub(super) fn labels(work: &Work<'_>, context: &Context, payload: &Payload) -> Result<Value, Refused> {
@@ -102,24 +97,24 @@ pub(super) fn labels(work: &Work<'_>, context: &Context, payload: &Payload) -> R
         }
         below(work.db, &colony, &name)?
     } else {
-        like(work.db, &colony, &format!("{}%", literal(&name)))?
+        beginning_with(work.db, &colony, &name)?
     };
     Ok(if all.is_empty() { Value::Null } else { json!(all) })
 }
 
-fn like(db: &Connection, colony: &str, pattern: &str) -> Result<Vec<Label>, Refused> {
-    let sql = "SELECT label, count(*) FROM file WHERE colony = ?1 AND label LIKE ?2 ESCAPE '\\' GROUP BY label ORDER BY label";
+/// All labels that begin with a text, with how many rows each has.
+fn beginning_with(db: &Connection, colony: &str, prefix: &str) -> Result<Vec<Label>, Refused> {
+    // By a range, so that the index is read from the first such label on, and no other row.
+    let sql = "SELECT label, count(*) FROM file WHERE colony = ?1 AND label >= ?2 GROUP BY label ORDER BY label";
     let mut rows = db.prepare_cached(sql)?;
-    let rows = rows.query_map(params![colony, pattern], |r| Ok(Label { name: r.get(0)?, files: r.get(1)? }))?;
-    // LIKE takes no notice of case; labels do.
-    let prefix = pattern.strip_suffix('%').unwrap_or(pattern).replace("\\%", "%").replace("\\_", "_").replace("\\\\", "\\");
-    let all: Vec<Label> = rows.collect::<Result<_, _>>()?;
-    Ok(all.into_iter().filter(|label| label.name.starts_with(&prefix)).collect())
+    let rows = rows.query_map(params![colony, prefix], |r| Ok(Label { name: r.get(0)?, files: r.get(1)? }))?;
+    let is_ours = |row: &rusqlite::Result<Label>| row.as_ref().map_or(true, |label| label.name.starts_with(prefix));
+    Ok(rows.take_while(is_ours).collect::<Result<_, _>>()?)
 }
 
 /// As the real server answers: with wildcards, and nothing where the label itself holds no file.
 pub(super) fn faulty(db: &Connection, colony: &str, name: &str, exact: bool) -> Result<Vec<Label>, Refused> {
-    let all = like(db, colony, "%")?;
+    let all = beginning_with(db, colony, "")?;
     if !exact || name.is_empty() {
         return Ok(all.into_iter().filter(|l| matches(&format!("{name}%"), &l.name)).collect());
     }
@@ -144,7 +139,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 
 /// A label and those below it.
 pub(super) fn below(db: &Connection, colony: &str, root: &str) -> Result<Vec<Label>, Refused> {
-    let all = like(db, colony, &format!("{}%", literal(root)))?;
+    let all = beginning_with(db, colony, root)?;
     Ok(all.into_iter().filter(|l| crate::cfs::labels::is_below(root, &l.name)).collect())
 }
 
