@@ -406,6 +406,31 @@ async fn a_broken_snapshot_fails_the_process_and_names_the_reason() {
     running.stop().await;
 }
 
+/// A second run of a snapshot asks for none of its rows again: they are gone here, and it runs. What changed in its folder meanwhile
+/// is put right from the store.
+#[tokio::test]
+async fn a_snapshot_that_was_here_before_is_not_asked_for_again() {
+    let rig = Rig::new().await;
+    rig.write(
+        "src",
+        "main.sh",
+        "cat /cfs/pollinator/p/snapshot/src/deep/word\n".replace("/cfs", &rig.fs("").to_string_lossy()).as_str(),
+    );
+    rig.write("src", "deep/word", "the very word\n");
+    let first = rig.submit("sh", &["/cfs/pollinator/p/snapshot/src/main.sh"]).await;
+    let running = rig.start();
+    let (process, log) = rig.ended(&first).await;
+    assert_eq!((process.state, log.as_str()), (ProcessState::Success, "the very word\n"));
+    std::fs::write(rig.fs("pollinator/p/snapshot/src/deep/word"), "another one\n").unwrap();
+    let again = process.spec.clone();
+    rig.user.remove_file("/pollinator/p/src", "main.sh").await.unwrap();
+    rig.user.remove_file("/pollinator/p/src/deep", "word").await.unwrap();
+    let second = rig.user.submit(&again).await.unwrap().processid;
+    let (process, log) = rig.ended(&second).await;
+    assert_eq!((process.state, log.as_str()), (ProcessState::Success, "the very word\n"), "{:?}", process.errors);
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn refused_specifications_name_the_field() {
     let rig = Rig::new().await;

@@ -181,6 +181,8 @@ async fn tree(arguments: &Arguments) {
     home.run_command(&project);
     let mut commands: Vec<Duration> = (0..10).map(|_| home.run_command(&project)).collect();
     report("`pollinator run` with nothing changed in it, the whole command", &mut commands, 0);
+    // The runs end first: being quiet waits for them, too.
+    home.until_quiet(&project).await;
     let changed = (folders * 10).min(10_000);
     for number in 0..changed / 10 {
         let folder = project.join(format!("cfs/src/{}/{}", number / 100, number % 100));

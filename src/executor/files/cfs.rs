@@ -3,9 +3,11 @@
 use super::Files;
 use super::FilesError;
 use super::Places;
+use super::listing::Listings;
 use crate::cfs;
 use crate::cfs::Cfs;
 use crate::cfs::Policy;
+use crate::cfs::RemoteFile;
 use crate::cfs::SyncOptions;
 use crate::cfs::SyncReport;
 use crate::colonies::Client;
@@ -38,6 +40,7 @@ pub struct CfsFiles {
     index: Index,
     /// What was there at the last synchronization. The executor's own, beside its other state.
     journal: Journal,
+    listings: Listings,
     fs_dir: PathBuf,
     places: Arc<Places>,
 }
@@ -65,6 +68,7 @@ impl CfsFiles {
             cfs: Cfs { client, store: Store::new(&options.store).map_err(|e| failed(&e))? },
             index: Index::open(&state).map_err(|e| failed(&e))?,
             journal: Journal::open(&state).map_err(|e| failed(&e))?,
+            listings: Listings::open(&state).map_err(|source| Error::Folder { path: state.clone(), source })?,
             fs_dir: folder(&options.fs_dir)?,
             places,
         })
@@ -83,17 +87,40 @@ impl CfsFiles {
         let lock = self.places.lock(&snapshot.dir);
         let _alone = lock.lock().await;
         let folder = self.folder(&snapshot.dir).await?;
-        let tree = self.cfs.snapshot_tree(&snapshot.id, &snapshot.label).await.map_err(|e| failed(what(), &e))?;
-        let files: Vec<_> = tree.files.into_values().collect();
+        let (files, known, problems) = match self.known(snapshot).await {
+            Some(files) => (files, true, Vec::new()),
+            None => {
+                let tree = self.cfs.snapshot_tree(&snapshot.id, &snapshot.label).await.map_err(|e| failed(what(), &e))?;
+                (tree.files.into_values().collect(), false, tree.problems)
+            }
+        };
         let fetched = cfs::fetch(&self.cfs, &self.index, &files, &folder, Tree::Src, AT_ONCE, &Events::none()).await;
         let fetched = fetched.map_err(|e| failed(what(), &e))?;
         // A file that is not there is worse than a job that does not run: it would compute something else.
-        let (gone, odd): (Vec<_>, Vec<_>) = tree.problems.into_iter().partition(|(name, _)| name.starts_with("file "));
+        let (gone, odd): (Vec<_>, Vec<_>) = problems.into_iter().partition(|(name, _)| name.starts_with("file "));
         let missing: Vec<_> = gone.into_iter().chain(fetched.problems).collect();
         if !missing.is_empty() {
             return Err(FilesError { what: what(), reason: list(&missing), temporary: false });
         }
+        // What is odd is told to each run: such a snapshot is asked for again.
+        if !known && odd.is_empty() {
+            self.remember(snapshot, files).await;
+        }
         Ok(odd.iter().map(|(name, why)| format!("left out of {}: {name}: {why}", snapshot.label)).collect())
+    }
+
+    /// The files of a snapshot, where they were asked for before.
+    async fn known(&self, snapshot: &SnapshotIn) -> Option<Vec<RemoteFile>> {
+        let (listings, id, label) = (self.listings.clone(), snapshot.id.clone(), snapshot.label.clone());
+        tokio::task::spawn_blocking(move || listings.find(&id, &label)).await.unwrap_or_default()
+    }
+
+    async fn remember(&self, snapshot: &SnapshotIn, files: Vec<RemoteFile>) {
+        let (listings, id, label) = (self.listings.clone(), snapshot.id.clone(), snapshot.label.clone());
+        let kept = tokio::task::spawn_blocking(move || listings.keep(&id, &label, &files)).await;
+        if let Err(error) = kept.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
+            tracing::warn!(snapshot = snapshot.id, %error, "what the snapshot holds is not kept: it will be asked for again");
+        }
     }
 
     fn options(&self, dir: &DirSync, folder: PathBuf, policy: Policy) -> SyncOptions {
@@ -202,6 +229,11 @@ impl Files for CfsFiles {
 
     async fn clean_up(&self, job: &Job) -> Result<(), FilesError> {
         for snapshot in &job.snapshots {
+            if !snapshot.keep_files
+                && let Err(error) = self.listings.forget(&snapshot.id, &snapshot.label)
+            {
+                tracing::warn!(snapshot = snapshot.id, %error, "a listing is left behind");
+            }
             if !snapshot.keep_snapshot
                 && let Err(error) = self.cfs.client.remove_snapshot(&snapshot.id).await
             {

@@ -1,6 +1,7 @@
 //! A job's files: brought to where it runs, and sent back. Behind a trait, so that the life-cycle knows nothing of how.
 
 pub mod cfs;
+mod listing;
 
 use super::place::Inside;
 use super::spec::Job;
