@@ -210,6 +210,10 @@ async fn long_day(arguments: &Arguments) {
     let mut at = Vec::new();
     for number in 0..events {
         fs::write(project.join(format!("cfs/data/{}", number % 500)), number.to_string()).unwrap();
+        // Each hundred is a change set of its own.
+        if (number + 1) % 100 == 0 {
+            home.until_quiet(&project).await;
+        }
         if (number + 1) % (events / 5).max(1) == 0 {
             home.until_quiet(&project).await;
             at.push(home.usage());

@@ -19,6 +19,9 @@ impl Daemon {
             let Some(connection) = &member.connection else { continue };
             let is_home = |run: &String| {
                 let found = connection.journal.run(run);
+                if let Err(error) = &found {
+                    tracing::warn!(run, %error, "it is not known whether the results of a run are home: they are fetched again");
+                }
                 found.is_ok_and(|run| run.is_some_and(|run| run.results_fetched.is_some()))
             };
             fetched.extend(member.engine.status().results_waiting.into_iter().filter(is_home).map(|run| (*id, run)));

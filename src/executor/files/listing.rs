@@ -96,7 +96,7 @@ mod tests {
         listings.keep("id", "/l", &files).unwrap();
         assert_eq!(listings.find("id", "/l"), Some(files.clone()));
         assert_eq!(listings.find("id", "/other"), None);
-        std::fs::write(listings.path("id", "/l"), &serde_json::to_vec(&[("../x", 1, "", "")]).unwrap()).unwrap();
+        std::fs::write(listings.path("id", "/l"), serde_json::to_vec(&[("../x", 1, "", "")]).unwrap()).unwrap();
         assert_eq!(listings.find("id", "/l"), None, "a path that leaves the folder");
         std::fs::write(listings.path("id", "/l"), "[[\"a\"").unwrap();
         assert_eq!(listings.find("id", "/l"), None);
