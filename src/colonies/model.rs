@@ -257,6 +257,10 @@ pub const ATTRIBUTE_SET: i64 = 4;
 /// Key of the attribute in which an executor names the machines of a job, with commas between.
 pub const NODES: &str = "NODES";
 
+/// Keys of the attributes in which an executor of ours says why a job does not run yet begin so; a number follows, and the
+/// last one counts until [`NODES`] is set.
+pub const WAITING: &str = "WAITING";
+
 /// A key and value on a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

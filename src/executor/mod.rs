@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod error;
 pub mod files;
+pub mod image;
 pub mod journal;
 mod lifecycle;
 pub mod logs;
@@ -21,6 +22,7 @@ pub mod text;
 pub use error::Error;
 pub use options::Backend;
 pub use options::Capacity;
+pub use options::Described;
 pub use options::Options;
 
 use std::sync::Arc;

@@ -1,17 +1,32 @@
 //! How an executor is set up.
 
+use crate::colonies::Hardware;
+use crate::colonies::Software;
 use crate::config::ColonyAccess;
 use crate::config::Secret;
 use crate::config::StoreAccess;
+use crate::executor::backend::slurm;
 use std::path::PathBuf;
 
 /// Where jobs run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Backend {
     /// On this machine, as processes of the executor's user.
     #[default]
     Process,
+    /// On the nodes of a Slurm cluster.
+    Slurm(Box<slurm::Settings>),
+}
+
+impl Backend {
+    /// Its name, as `pollinator executor start --backend` knows it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Backend::Process => "process",
+            Backend::Slurm(_) => "slurm",
+        }
+    }
 }
 
 /// How much runs at once. What is not limited is `None`.
@@ -23,13 +38,26 @@ pub struct Capacity {
     pub cpu_millis: Option<u64>,
     /// Memory, MiB.
     pub mem_mib: Option<u64>,
+    /// GPUs.
+    pub gpus: Option<u32>,
 }
 
 impl Default for Capacity {
     /// Four at once, no other limit: a machine of one person, who knows what it can bear.
     fn default() -> Capacity {
-        Capacity { slots: 4, cpu_millis: None, mem_mib: None }
+        Capacity { slots: 4, cpu_millis: None, mem_mib: None, gpus: None }
     }
+}
+
+/// What is told to the colony about an executor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Described {
+    /// Hardware; empty texts and zeros are found out or left out.
+    pub hardware: Hardware,
+    /// Software; empty: ourselves.
+    pub software: Vec<Software>,
+    /// Name of the place it stands at; processes may ask for it.
+    pub location: String,
 }
 
 /// Settings of one executor.
@@ -47,8 +75,13 @@ pub struct Options {
     pub store: StoreAccess,
     /// File area: what jobs see as `/cfs`.
     pub fs_dir: PathBuf,
-    /// Journal, logs and statuses of jobs; 0700.
+    /// The journal and what else the executor remembers; 0700.
     pub state_dir: PathBuf,
+    /// A folder for each job, with its outputs and statuses; none: `jobs` in the state folder. On a cluster the nodes have
+    /// to see it.
+    pub jobs_dir: Option<PathBuf>,
+    /// What the machine or cluster is, told to the colony; what is not said here is found out where that is possible.
+    pub described: Described,
     /// Where jobs run.
     pub backend: Backend,
     /// How much runs at once.
@@ -75,6 +108,8 @@ impl Options {
             store,
             fs_dir: fs_dir.into(),
             state_dir: state_dir.into(),
+            jobs_dir: None,
+            described: Described::default(),
             backend: Backend::Process,
             capacity: Capacity::default(),
             poll_seconds: 8,

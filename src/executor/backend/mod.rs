@@ -5,6 +5,7 @@
 //! grow, so that what is sent to the process log survives the executor as a byte offset.
 
 pub mod process;
+pub mod slurm;
 
 use super::spec::Job;
 use async_trait::async_trait;
@@ -17,6 +18,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,22 @@ pub enum Failure {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The backend did not answer; whether it did what it was told is not known.
+    #[error("{what}: {reason}")]
+    Unanswered {
+        /// What was asked.
+        what: String,
+        /// What came instead of an answer.
+        reason: String,
+    },
+    /// The backend refused for good.
+    #[error("{what}: {reason}")]
+    Refused {
+        /// What was asked.
+        what: String,
+        /// Its words.
+        reason: String,
+    },
     /// The backend cannot do what the specification asks for.
     #[error("{field}: {reason}")]
     Unsupported {
@@ -43,6 +61,11 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Whether asking again later can help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Failure::Unanswered { .. })
+    }
+
     /// Names what was tried, and on what.
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Failure {
         let path = path.into();
@@ -102,6 +125,13 @@ pub enum Ending {
         rank: Option<u32>,
         /// Whether `init-cmd` ended with it, and the command never began.
         in_init: bool,
+        /// What a scheduler says about it, beginning with its word (`OUT_OF_MEMORY`), where it ended the job.
+        because: Option<String>,
+    },
+    /// A scheduler ended it before it could leave a status, or never began it.
+    Stopped {
+        /// Its word (`NODE_FAIL`) and what it means.
+        reason: String,
     },
     /// It ended without leaving a status.
     Vanished {
@@ -110,9 +140,11 @@ pub enum Ending {
     },
 }
 
-/// What is known about a running job.
+/// What is known about a job that was started. It grows: a scheduler names the nodes only when the job begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
+    /// Why it does not run yet, in the scheduler's words; none where it runs, or nobody says.
+    pub waiting: Option<String>,
     /// Host names it runs on.
     pub nodes: Vec<String>,
     /// The executor user's home folder.
@@ -138,17 +170,20 @@ pub trait Engine: Send + Sync {
     /// that it did.
     async fn adopt(&self, task: &Task, handle: Option<Handle>) -> Result<Adopted, Failure>;
 
-    /// Waits for the end. May be dropped and called again.
-    async fn watch(&self, task: &Task, handle: &Handle) -> Result<Ending, Failure>;
+    /// Whether it ends jobs at their walltime, counted from when they began; else that is done from outside.
+    fn keeps_time(&self) -> bool {
+        false
+    }
 
-    /// Ends it with all its processes: asks first, and after `grace` insists. Done when none is left.
+    /// Waits for the end, and tells meanwhile what becomes known. May be dropped and called again.
+    async fn watch(&self, task: &Task, handle: &Handle, facts: &watch::Sender<Facts>) -> Result<Ending, Failure>;
+
+    /// Ends it with all its processes: asks first, and after `grace` insists. Done when none is left. One that has ended,
+    /// and left nothing behind, is none to end.
     async fn kill(&self, task: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure>;
 
     /// Its outputs; the first is [`Task::log`].
     fn outputs(&self, task: &Task) -> Vec<Output>;
-
-    /// What is known about it, once started.
-    async fn facts(&self, task: &Task, handle: &Handle) -> Facts;
 }
 
 /// Opens an output for appending, 0600.

@@ -8,6 +8,7 @@ use super::now_ms;
 use super::retry::until_answered;
 use super::room::Ticket;
 use crate::executor::backend::Adopted;
+use crate::executor::backend::Failure;
 use crate::executor::backend::Handle;
 use crate::executor::backend::Task;
 use crate::executor::backend::say;
@@ -34,6 +35,8 @@ const JOURNAL_TRIES: u32 = 30;
 const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
 /// How long a job may take to end by itself when it is asked to.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
+/// Pause before a question that the backend could not answer is asked again.
+pub(super) const BACKEND_PAUSE: Duration = Duration::from_secs(2);
 
 /// Whether an attempt goes on, or the executor is stopping and leaves it to its next life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,7 +241,41 @@ impl Attempt {
     async fn start_now(&mut self, task: &Task) -> Result<Go, Error> {
         match self.host.engine.start(task).await {
             Ok(handle) => self.started(&handle),
+            // It may have started all the same: looked for before it is started again.
+            Err(e) if e.is_temporary() => self.rest(task, &e).await,
             Err(e) => self.decide(Fate::Failed, vec![format!("the job could not be started: {e}")]),
+        }
+    }
+
+    /// A pause before a backend that did not answer is asked again.
+    async fn rest(&mut self, task: &Task, error: &Failure) -> Result<Go, Error> {
+        tracing::warn!(process = self.entry.process.processid, %error, "the backend does not answer; asking again");
+        let host = self.host.clone();
+        tokio::select! {
+            () = tokio::time::sleep(BACKEND_PAUSE) => Ok(Go::On),
+            lost = self.guard.lost() => { let lost = lost?; self.abandon(task, lost).await }
+            () = host.shutdown.cancelled() => Ok(Go::Leave),
+        }
+    }
+
+    /// Ends a job that nobody wants and of which it is not known whether it was started.
+    async fn abandon(&mut self, task: &Task, lost: Lost) -> Result<Go, Error> {
+        let host = self.host.clone();
+        let ending = async {
+            loop {
+                let tried = match host.engine.adopt(task, None).await {
+                    Ok(Adopted::Never) => Ok(()),
+                    Ok(Adopted::Started(handle)) => host.engine.kill(task, &handle, GRACE).await,
+                    Err(error) => Err(error),
+                };
+                let Err(error) = tried else { return };
+                tracing::warn!(process = task.job.process_id, %error, "a job that nobody wants cannot be ended yet");
+                tokio::time::sleep(BACKEND_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            () = ending => self.give_up(lost),
+            () = host.shutdown.cancelled() => Ok(Go::Leave),
         }
     }
 
@@ -251,12 +288,14 @@ impl Attempt {
         Ok(Go::On)
     }
 
-    /// We died between telling the backend to start and writing down that it did.
+    /// It was started, and whether it runs is not known: we died before that could be written down, or the backend did not
+    /// answer.
     async fn find_again(&mut self, task: &Task) -> Result<Go, Error> {
         match self.host.engine.adopt(task, None).await {
             Ok(Adopted::Started(handle)) => self.started(&handle),
             Ok(Adopted::Never) => self.start_now(task).await,
-            Err(e) => self.decide(Fate::Failed, vec![format!("the job could not be found again: {e}")]),
+            // Not knowing is no end.
+            Err(e) => self.rest(task, &e).await,
         }
     }
 

@@ -12,6 +12,7 @@ mod register;
 mod retry;
 mod room;
 mod running;
+mod telling;
 
 use super::backend::Engine;
 use super::backend::process::ProcessEngine;
@@ -22,6 +23,7 @@ use super::journal::Entry;
 use super::journal::Journal;
 use super::options::Backend;
 use super::options::Capacity;
+use super::options::Described;
 use super::options::Options;
 use crate::colonies::Client;
 use crate::colonies::Identity;
@@ -53,6 +55,8 @@ const LOCK_LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Host {
     name: String,
     executor_type: String,
+    backend: &'static str,
+    described: Described,
     capacity: Capacity,
     poll_seconds: u32,
     client: Client,
@@ -118,16 +122,20 @@ impl Host {
             sqlite::private_folder(path).map_err(|source| Error::Folder { path: path.clone(), source })?;
             path.canonicalize().map_err(|source| Error::Folder { path: path.clone(), source })
         };
-        let jobs_dir = folder(&options.state_dir.join("jobs"))?;
+        let jobs_dir = folder(&options.jobs_dir.clone().unwrap_or_else(|| options.state_dir.join("jobs")))?;
         let fs_dir = folder(&options.fs_dir)?;
+        let backend = options.backend.name();
         let engine: Arc<dyn Engine> = match options.backend {
             Backend::Process => Arc::new(ProcessEngine),
+            Backend::Slurm(_) => return Err(Error::Internal { reason: "the Slurm backend is being built".into() }),
         };
         Ok(Host {
             journal: Journal::open(&options.state_dir, client.id())?,
             owner: owner.map(|identity| client.with_identity(identity)),
             name: options.name,
             executor_type: options.executor_type,
+            backend,
+            described: options.described,
             capacity: options.capacity,
             poll_seconds: options.poll_seconds.max(1),
             client,

@@ -107,28 +107,44 @@ impl Host {
     }
 
     fn description(&self) -> Executor {
-        let capacity = self.capacity;
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-        let hardware = Hardware {
-            model: std::env::consts::ARCH.into(),
-            nodes: 1,
-            cpu: format!("{}m", capacity.cpu_millis.unwrap_or(cores * 1000)),
-            cores: cores as i64,
-            mem: capacity.mem_mib.or_else(memory_mib).map_or_else(String::new, |m| format!("{m}Mi")),
-            platform: std::env::consts::OS.into(),
-            architecture: std::env::consts::ARCH.into(),
-            ..Hardware::default()
-        };
-        let software = Software { name: "pollinator".into(), kind: "process".into(), version: env!("CARGO_PKG_VERSION").into() };
+        let software =
+            Software { name: "pollinator".into(), kind: self.backend.into(), version: env!("CARGO_PKG_VERSION").into() };
+        let software = std::iter::once(software).chain(self.described.software.iter().cloned()).collect();
         // Last heard from stays "never": any other time would make the server think it silent.
         Executor {
             executorid: self.client.id().into(),
             executortype: self.executor_type.clone(),
             executorname: self.name.clone(),
             colonyname: self.client.colony().into(),
-            capabilities: Capabilities { hardware: vec![hardware], software: vec![software] },
+            locationname: self.described.location.clone(),
+            capabilities: Capabilities { hardware: vec![self.hardware()], software },
             ..Executor::default()
         }
+    }
+
+    /// As it was described, completed by what can be seen of this machine.
+    fn hardware(&self) -> Hardware {
+        let mut hardware = self.described.hardware.clone();
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as i64);
+        let fill = |field: &mut String, found: String| {
+            if field.is_empty() {
+                *field = found;
+            }
+        };
+        let millis = self.capacity.cpu_millis.unwrap_or(cores as u64 * 1000);
+        fill(&mut hardware.cpu, format!("{millis}m"));
+        fill(&mut hardware.mem, self.capacity.mem_mib.or_else(memory_mib).map_or_else(String::new, |m| format!("{m}Mi")));
+        fill(&mut hardware.model, std::env::consts::ARCH.into());
+        fill(&mut hardware.platform, std::env::consts::OS.into());
+        fill(&mut hardware.architecture, std::env::consts::ARCH.into());
+        hardware.nodes = hardware.nodes.max(1);
+        if hardware.cores == 0 {
+            hardware.cores = cores;
+        }
+        if let (0, Some(gpus)) = (hardware.gpu.count, self.capacity.gpus) {
+            hardware.gpu.count = i64::from(gpus);
+        }
+        hardware
     }
 
     /// Tells the functions that the server does not know of yet: telling one twice makes two.

@@ -15,6 +15,7 @@ use tokio::sync::futures::Notified;
 pub struct Need {
     cpu: u64,
     mem: u64,
+    gpus: u64,
 }
 
 impl Need {
@@ -24,7 +25,12 @@ impl Need {
         let all = u64::from(job.processes());
         let cpu = job.cpu_millis.saturating_mul(all);
         let mem = job.mem_mib.saturating_mul(all);
-        Need { cpu: cpu.min(capacity.cpu_millis.unwrap_or(u64::MAX)), mem: mem.min(capacity.mem_mib.unwrap_or(u64::MAX)) }
+        let gpus = u64::from(job.gpu_count) * u64::from(job.nodes);
+        Need {
+            cpu: cpu.min(capacity.cpu_millis.unwrap_or(u64::MAX)),
+            mem: mem.min(capacity.mem_mib.unwrap_or(u64::MAX)),
+            gpus: gpus.min(capacity.gpus.map_or(u64::MAX, u64::from)),
+        }
     }
 }
 
@@ -33,6 +39,7 @@ struct Sum {
     slots: u32,
     cpu: u64,
     mem: u64,
+    gpus: u64,
 }
 
 impl Sum {
@@ -40,12 +47,14 @@ impl Sum {
         self.slots += 1;
         self.cpu = self.cpu.saturating_add(need.cpu);
         self.mem = self.mem.saturating_add(need.mem);
+        self.gpus = self.gpus.saturating_add(need.gpus);
     }
 
     fn remove(&mut self, need: Need) {
         self.slots = self.slots.saturating_sub(1);
         self.cpu = self.cpu.saturating_sub(need.cpu);
         self.mem = self.mem.saturating_sub(need.mem);
+        self.gpus = self.gpus.saturating_sub(need.gpus);
     }
 }
 
@@ -155,7 +164,8 @@ impl Ticket {
         self.is_ready
             || (ready.slots < capacity.slots
                 && within(ready.cpu, self.need.cpu, capacity.cpu_millis)
-                && within(ready.mem, self.need.mem, capacity.mem_mib))
+                && within(ready.mem, self.need.mem, capacity.mem_mib)
+                && within(ready.gpus, self.need.gpus, capacity.gpus.map(u64::from)))
     }
 }
 
@@ -185,7 +195,7 @@ mod tests {
 
     #[tokio::test]
     async fn processes_of_all_nodes_count() {
-        let room = Room::new(Capacity { slots: 3, cpu_millis: Some(4000), mem_mib: Some(1000) });
+        let room = Room::new(Capacity { slots: 3, cpu_millis: Some(4000), mem_mib: Some(1000), gpus: None });
         assert_eq!(room.offer(), Offer { cpu: "4000m".into(), mem: "1000Mi".into(), full: false });
         let mut one = room.hold(Some(&job(1000, 100, 3)));
         assert_eq!(room.offer().cpu, "1000m");
@@ -206,11 +216,24 @@ mod tests {
 
     #[tokio::test]
     async fn full_offers_nothing_and_too_large_runs_alone() {
-        let room = Room::new(Capacity { slots: 1, cpu_millis: Some(1000), mem_mib: None });
+        let room = Room::new(Capacity { slots: 1, cpu_millis: Some(1000), mem_mib: None, gpus: None });
         let mut large = room.hold(Some(&job(9000, 1, 1)));
         large.ready().await;
         assert!(room.offer().full);
         drop(large);
         assert_eq!(room.offer(), Offer { cpu: "1000m".into(), mem: String::new(), full: false });
+    }
+
+    #[tokio::test]
+    async fn gpus_are_shared_out() {
+        let room = Room::new(Capacity { gpus: Some(2), ..Capacity::default() });
+        let with = |gpus| Job { gpu_count: gpus, ..job(100, 1, 1) };
+        let mut one = room.hold(Some(&with(2)));
+        let (mut two, mut none) = (room.hold(Some(&with(1))), room.hold(Some(&with(0))));
+        one.ready().await;
+        assert!(!two.fits());
+        none.ready().await;
+        drop(one);
+        two.ready().await;
     }
 }

@@ -1,16 +1,15 @@
 //! A job while it runs: its log streams, its end is awaited, its time is limited, and it is ended where it is not wanted.
 
 use super::attempt::Attempt;
+use super::attempt::BACKEND_PAUSE;
 use super::attempt::GRACE;
 use super::attempt::Go;
 use super::guard::Lost;
-use super::retry::until_answered;
 use super::span_until;
-use crate::colonies::ATTRIBUTE_SET;
-use crate::colonies::Attribute;
-use crate::colonies::NODES;
+use super::telling::Teller;
 use crate::executor::backend::Adopted;
 use crate::executor::backend::Ending;
+use crate::executor::backend::Facts;
 use crate::executor::backend::Handle;
 use crate::executor::backend::Task;
 use crate::executor::backend::say;
@@ -27,8 +26,6 @@ use tokio::task::JoinHandle;
 
 /// Pause before a log that the server refused is offered again, where the process is ours all the same.
 const LOG_PAUSE: Duration = Duration::from_secs(5);
-/// Pause before a question that the backend could not answer is asked again.
-const BACKEND_PAUSE: Duration = Duration::from_secs(2);
 
 /// Why the run phase ends.
 enum End {
@@ -62,8 +59,9 @@ impl Attempt {
         let (over, watched) = watch::channel(false);
         let refused = Arc::new(Notify::new());
         let log = Owned(tokio::spawn(self.stream(task).keep_on(watched, refused.clone())));
-        let _facts = Owned(tokio::spawn(self.tell_facts(task, &handle).await));
-        let end = self.until_end(task, &handle, &refused).await?;
+        let facts = watch::Sender::new(Facts::default());
+        let _told = Owned(tokio::spawn(self.teller(task).tell(facts.subscribe())));
+        let end = self.until_end(task, &handle, &facts, &refused).await?;
         let engine = self.host.engine.clone();
         match &end {
             End::Leave => return Ok(Go::Leave),
@@ -100,12 +98,18 @@ impl Attempt {
     }
 
     /// Waits for whatever comes first.
-    async fn until_end(&mut self, task: &Task, handle: &Handle, refused: &Notify) -> Result<End, Error> {
+    async fn until_end(
+        &mut self,
+        task: &Task,
+        handle: &Handle,
+        facts: &watch::Sender<Facts>,
+        refused: &Notify,
+    ) -> Result<End, Error> {
         let host = self.host.clone();
         let (limit, reason) = self.time_limit(task);
         let ended = async {
             loop {
-                match host.engine.watch(task, handle).await {
+                match host.engine.watch(task, handle, facts).await {
                     Ok(ending) => return ending,
                     // Not knowing is not an end.
                     Err(e) => {
@@ -135,7 +139,10 @@ impl Attempt {
         let ms = |d: Duration| i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
         let job = &task.job;
         let started = self.entry.started.unwrap_or(self.entry.assigned);
-        let by_walltime = started.saturating_add(ms(job.walltime));
+        let by_walltime = match self.host.engine.keeps_time() {
+            true => i64::MAX,
+            false => started.saturating_add(ms(job.walltime)),
+        };
         let by_deadline = job.max_exec.map(|max| self.entry.assigned.saturating_add(ms(max) - ms(margin(max))));
         match by_deadline {
             Some(deadline) if deadline < by_walltime => {
@@ -172,7 +179,11 @@ impl Attempt {
     async fn judge(&mut self, task: &Task, end: End) -> Result<Go, Error> {
         let (reason, rank) = match end {
             End::Ended(Ending::Exited { status: 0, .. }) => return self.decide(Fate::Success, Vec::new()),
-            End::Ended(Ending::Exited { status, rank, in_init }) => (exit_reason(status, rank, in_init), rank),
+            End::Ended(Ending::Exited { status, rank, in_init, because }) => {
+                let exit = exit_reason(status, rank, in_init);
+                (because.map_or(exit.clone(), |because| format!("{because}; {exit}")), rank)
+            }
+            End::Ended(Ending::Stopped { reason }) => (reason, None),
             End::Ended(Ending::Vanished { reason }) => (format!("the job ended without an exit status: {reason}"), None),
             End::OutOfTime(reason) => (reason, None),
             // Handled where they come up.
@@ -190,28 +201,8 @@ impl Attempt {
         self.decide(Fate::Failed, errors)
     }
 
-    /// Attributes that a tunnel needs. Setting one twice is refused: then it is there, and all is well.
-    async fn tell_facts(&self, task: &Task, handle: &Handle) -> impl Future<Output = ()> + Send + 'static {
-        let facts = self.host.engine.facts(task, handle).await;
-        let client = self.host.client.clone();
-        let id = self.entry.process.processid.clone();
-        let nodes = (!facts.nodes.is_empty()).then(|| (NODES.to_owned(), facts.nodes.join(",")));
-        let home = facts.home.map(|home| ("HOME".to_owned(), home));
-        async move {
-            for (key, value) in nodes.into_iter().chain(home).chain(facts.job_id) {
-                let attribute = Attribute {
-                    targetid: id.clone(),
-                    targetcolonyname: client.colony().into(),
-                    attributetype: ATTRIBUTE_SET,
-                    key,
-                    value,
-                    ..Attribute::default()
-                };
-                if let Err(error) = until_answered("addattribute", || client.add_attribute(&attribute)).await {
-                    tracing::debug!(process = id, key = attribute.key, %error, "an attribute is not set");
-                }
-            }
-        }
+    fn teller(&self, task: &Task) -> Teller {
+        Teller { client: self.host.client.clone(), process_id: self.entry.process.processid.clone(), log: task.log() }
     }
 }
 

@@ -301,7 +301,7 @@ async fn a_panic_fails_that_process_only() {
 #[tokio::test]
 async fn a_full_executor_polls_on_and_takes_no_more() {
     let mut rig = Rig::new();
-    rig.capacity = Capacity { slots: 1, cpu_millis: None, mem_mib: None };
+    rig.capacity = Capacity { slots: 1, ..Capacity::default() };
     let life = rig.start();
     let (wait, open) = rig.gate("go");
     rig.server.submit("a", spec(&wait));

@@ -33,6 +33,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often statuses of several processes are looked at.
 const LOOK: Duration = Duration::from_millis(200);
@@ -84,7 +85,11 @@ impl Engine for ProcessEngine {
         }
     }
 
-    async fn watch(&self, task: &Task, handle: &Handle) -> Result<Ending, Failure> {
+    async fn watch(&self, task: &Task, handle: &Handle, facts: &watch::Sender<Facts>) -> Result<Ending, Failure> {
+        facts.send_if_modified(|facts| {
+            let known = Facts { nodes: vec![session::host_name()], home: std::env::var("HOME").ok(), ..Facts::default() };
+            std::mem::replace(facts, known.clone()) != known
+        });
         let session = Session::read(handle);
         let several = task.job.processes() > 1;
         loop {
@@ -118,10 +123,6 @@ impl Engine for ProcessEngine {
             outputs.extend((0..size).map(|r| Output { path: rank_log(&task.folder, r), prefix: Some(format!("[{r}] ")) }));
         }
         outputs
-    }
-
-    async fn facts(&self, _: &Task, _: &Handle) -> Facts {
-        Facts { nodes: vec![session::host_name()], home: std::env::var("HOME").ok(), job_id: None }
     }
 }
 
@@ -234,14 +235,14 @@ fn ending(task: &Task) -> Option<Ending> {
     if size > 1 {
         let failed = ranks.iter().enumerate().find_map(|(r, s)| s.filter(|s| *s != 0).map(|s| (r as u32, s)));
         if let Some((rank, status)) = failed {
-            return Some(Ending::Exited { status, rank: Some(rank), in_init: false });
+            return Some(Ending::Exited { status, rank: Some(rank), in_init: false, because: None });
         }
     }
     let status = whole?;
     if size > 1 && status == 0 && ranks.contains(&None) {
         return Some(Ending::Vanished { reason: "one of its processes left no exit status (was the disk full?)".into() });
     }
-    Some(Ending::Exited { status, rank: None, in_init: in_init && status != 0 })
+    Some(Ending::Exited { status, rank: None, in_init: in_init && status != 0, because: None })
 }
 
 /// A status file; none until its newline is there.

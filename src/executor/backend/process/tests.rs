@@ -43,11 +43,15 @@ fn with_init(root: &Path, init: &str, cmd: &str) -> Task {
 
 async fn run(task: &Task) -> Ending {
     let handle = ProcessEngine.start(task).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(60), ProcessEngine.watch(task, &handle)).await.unwrap().unwrap()
+    tokio::time::timeout(Duration::from_secs(60), ProcessEngine.watch(task, &handle, &facts())).await.unwrap().unwrap()
+}
+
+fn facts() -> watch::Sender<Facts> {
+    watch::Sender::new(Facts::default())
 }
 
 fn exited(status: i32) -> Ending {
-    Ending::Exited { status, rank: None, in_init: false }
+    Ending::Exited { status, rank: None, in_init: false, because: None }
 }
 
 fn log(task: &Task) -> String {
@@ -144,7 +148,7 @@ async fn init_runs_once_before_and_its_failure_ends_the_job() {
     for init in ["echo no; false", "exit 1", "sh -c 'exit 1'"] {
         let root = tempfile::tempdir().unwrap();
         let task = with_init(root.path(), init, "echo never");
-        assert_eq!(run(&task).await, Ending::Exited { status: 1, rank: None, in_init: true }, "{init}");
+        assert_eq!(run(&task).await, Ending::Exited { status: 1, rank: None, in_init: true, because: None }, "{init}");
         assert!(!log(&task).contains("never"));
     }
 }
@@ -170,8 +174,9 @@ async fn the_first_failure_of_several_decides() {
     let root = tempfile::tempdir().unwrap();
     let task = several(root.path(), "test $POLLINATOR_RANK = 1 && exit 5; sleep 300", 3, 1);
     let handle = ProcessEngine.start(&task).await.unwrap();
-    let ending = tokio::time::timeout(Duration::from_secs(120), ProcessEngine.watch(&task, &handle)).await.unwrap().unwrap();
-    assert_eq!(ending, Ending::Exited { status: 5, rank: Some(1), in_init: false });
+    let ending =
+        tokio::time::timeout(Duration::from_secs(120), ProcessEngine.watch(&task, &handle, &facts())).await.unwrap().unwrap();
+    assert_eq!(ending, Ending::Exited { status: 5, rank: Some(1), in_init: false, because: None });
     ProcessEngine.kill(&task, &handle, Duration::from_secs(2)).await.unwrap();
     assert!(!Session::read(&handle).leader_is_alive());
 }
@@ -210,7 +215,7 @@ async fn a_polite_end_leaves_its_status() {
     let handle = ProcessEngine.start(&task).await.unwrap();
     until_said(&task, "ready").await;
     ProcessEngine.kill(&task, &handle, Duration::from_secs(10)).await.unwrap();
-    assert_eq!(ProcessEngine.watch(&task, &handle).await.unwrap(), exited(9));
+    assert_eq!(ProcessEngine.watch(&task, &handle, &facts()).await.unwrap(), exited(9));
     assert!(log(&task).contains("saved"));
 }
 
@@ -222,10 +227,10 @@ async fn a_job_that_leaves_no_status_has_vanished() {
     until_said(&task, "ready").await;
     ProcessEngine.kill(&task, &handle, Duration::ZERO).await.unwrap();
     // KILL may be faster than the wrapper's note, or slower.
-    let ending = ProcessEngine.watch(&task, &handle).await.unwrap();
+    let ending = ProcessEngine.watch(&task, &handle, &facts()).await.unwrap();
     assert!(matches!(ending, Ending::Vanished { .. } | Ending::Exited { status: 143 | 137, .. }), "{ending:?}");
     assert!(matches!(
-        ProcessEngine.watch(&task, &Session::nobody().handle()).await.unwrap(),
+        ProcessEngine.watch(&task, &Session::nobody().handle(), &facts()).await.unwrap(),
         Ending::Vanished { .. } | Ending::Exited { .. }
     ));
 }
@@ -238,7 +243,7 @@ async fn a_job_is_found_again_without_its_handle() {
     let handle = ProcessEngine.start(&task).await.unwrap();
     until_said(&task, "ready").await;
     assert_eq!(ProcessEngine.adopt(&task, None).await.unwrap(), Adopted::Started(handle.clone()));
-    assert_eq!(ProcessEngine.watch(&task, &handle).await.unwrap(), exited(6));
+    assert_eq!(ProcessEngine.watch(&task, &handle, &facts()).await.unwrap(), exited(6));
 }
 
 #[tokio::test]

@@ -1,0 +1,43 @@
+//! Settings of images for Apptainer or Singularity.
+
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// What of the file area a container sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[non_exhaustive]
+pub enum Sees {
+    /// The folder of its project, and others that the specification names.
+    #[default]
+    Project,
+    /// All of it, with the files of all projects.
+    Everything,
+}
+
+/// Settings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Settings {
+    /// The program; none: `apptainer`, or else `singularity`, from PATH.
+    pub program: Option<PathBuf>,
+    /// Folder of the converted images (SIF), seen by the login node and the compute nodes; none: below the state folder.
+    pub folder: Option<PathBuf>,
+    /// `APPTAINER_CACHEDIR`: layers as they come; none: below the image folder.
+    pub cache: Option<PathBuf>,
+    /// `APPTAINER_TMPDIR`: where images are unpacked during conversion; none: below the image folder.
+    pub temporary: Option<PathBuf>,
+    /// Credentials of registries, as `docker login` or `podman login` write them; none: the user's own.
+    pub auth_file: Option<PathBuf>,
+    /// Registries (`host:port`) that speak plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// GPUs are AMD's: `--rocm` instead of `--nv`.
+    pub rocm: bool,
+    /// More options of `apptainer exec`, one word each.
+    pub exec_options: Vec<String>,
+    /// What of the file area a container sees.
+    pub sees: Sees,
+    /// Most bytes that converted images may take together; those that were not used for the longest time go first. 0: no
+    /// limit.
+    pub max_bytes: u64,
+}
