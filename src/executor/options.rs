@@ -5,6 +5,8 @@ use crate::colonies::Software;
 use crate::config::ColonyAccess;
 use crate::config::Secret;
 use crate::config::StoreAccess;
+use crate::executor::backend::container;
+use crate::executor::backend::kubernetes;
 use crate::executor::backend::slurm;
 use std::path::PathBuf;
 
@@ -15,8 +17,12 @@ pub enum Backend {
     /// On this machine, as processes of the executor's user.
     #[default]
     Process,
+    /// On this machine, in containers of podman or docker.
+    Container(Box<container::Settings>),
     /// On the nodes of a Slurm cluster.
     Slurm(Box<slurm::Settings>),
+    /// In a Kubernetes cluster.
+    Kubernetes(Box<kubernetes::Settings>),
 }
 
 impl Backend {
@@ -24,7 +30,9 @@ impl Backend {
     pub fn name(&self) -> &'static str {
         match self {
             Backend::Process => "process",
+            Backend::Container(_) => "container",
             Backend::Slurm(_) => "slurm",
+            Backend::Kubernetes(_) => "kubernetes",
         }
     }
 }

@@ -4,9 +4,17 @@
 //! ended, and kills it. It decides nothing about the colony: no log message, no verdict. Its outputs are files that
 //! grow, so that what is sent to the process log survives the executor as a byte offset.
 
+pub mod binds;
+pub mod container;
+pub mod environment;
+pub mod kubernetes;
+pub mod payload;
 pub mod process;
 pub mod slurm;
+pub mod statuses;
 
+use super::error::Error;
+use super::options::Backend;
 use super::spec::Job;
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -19,6 +27,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Why a backend could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -184,6 +193,36 @@ pub trait Engine: Send + Sync {
 
     /// Its outputs; the first is [`Task::log`].
     fn outputs(&self, task: &Task) -> Vec<Output>;
+}
+
+/// What an engine has to know of the executor around it.
+#[derive(Clone, Debug)]
+pub struct Surroundings {
+    /// The executor's name.
+    pub name: String,
+    /// Its own state, 0700.
+    pub state_dir: PathBuf,
+    /// Where the folders of jobs are, a canonical path.
+    pub jobs_dir: PathBuf,
+    /// The file area, a canonical path.
+    pub fs_dir: PathBuf,
+    /// Cancelled when the executor stops: what runs beside jobs has to end, jobs go on.
+    pub shutdown: CancellationToken,
+}
+
+/// The engine of a backend.
+///
+/// # Errors
+/// Settings that cannot work here.
+pub fn engine(backend: Backend, around: Surroundings) -> Result<Arc<dyn Engine>, Error> {
+    let unfinished =
+        |name: &str| Err(Error::Internal { reason: format!("the {name} backend of {} is being built", around.name) });
+    match backend {
+        Backend::Process => Ok(Arc::new(process::ProcessEngine)),
+        Backend::Slurm(_) => unfinished("Slurm"),
+        Backend::Container(_) => unfinished("container"),
+        Backend::Kubernetes(_) => unfinished("Kubernetes"),
+    }
 }
 
 /// Opens an output for appending, 0600.

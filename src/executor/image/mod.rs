@@ -2,5 +2,4 @@
 
 mod settings;
 
-pub use settings::Sees;
 pub use settings::Settings;

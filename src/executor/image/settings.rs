@@ -1,23 +1,12 @@
 //! Settings of images for Apptainer or Singularity.
 
+use crate::executor::backend::binds::Sees;
 use serde::Deserialize;
 use std::path::PathBuf;
 
-/// What of the file area a container sees.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-#[non_exhaustive]
-pub enum Sees {
-    /// The folder of its project, and others that the specification names.
-    #[default]
-    Project,
-    /// All of it, with the files of all projects.
-    Everything,
-}
-
 /// Settings.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
     /// The program; none: `apptainer`, or else `singularity`, from PATH.
     pub program: Option<PathBuf>,

@@ -14,14 +14,14 @@ mod room;
 mod running;
 mod telling;
 
+use super::backend;
 use super::backend::Engine;
-use super::backend::process::ProcessEngine;
+use super::backend::Surroundings;
 use super::error::Error;
 use super::files::Files;
 use super::files::Places;
 use super::journal::Entry;
 use super::journal::Journal;
-use super::options::Backend;
 use super::options::Capacity;
 use super::options::Described;
 use super::options::Options;
@@ -124,17 +124,21 @@ impl Host {
         };
         let jobs_dir = folder(&options.jobs_dir.clone().unwrap_or_else(|| options.state_dir.join("jobs")))?;
         let fs_dir = folder(&options.fs_dir)?;
-        let backend = options.backend.name();
-        let engine: Arc<dyn Engine> = match options.backend {
-            Backend::Process => Arc::new(ProcessEngine),
-            Backend::Slurm(_) => return Err(Error::Internal { reason: "the Slurm backend is being built".into() }),
+        let backend_name = options.backend.name();
+        let around = Surroundings {
+            name: options.name.clone(),
+            state_dir: options.state_dir.clone(),
+            jobs_dir: jobs_dir.clone(),
+            fs_dir: fs_dir.clone(),
+            shutdown: shutdown.clone(),
         };
+        let engine = backend::engine(options.backend, around)?;
         Ok(Host {
             journal: Journal::open(&options.state_dir, client.id())?,
             owner: owner.map(|identity| client.with_identity(identity)),
             name: options.name,
             executor_type: options.executor_type,
-            backend,
+            backend: backend_name,
             described: options.described,
             capacity: options.capacity,
             poll_seconds: options.poll_seconds.max(1),

@@ -10,7 +10,6 @@
 //! With several processes each knows its number in `POLLINATOR_RANK` (from 0) and their count in `POLLINATOR_SIZE`; the
 //! first that fails decides, and the others are ended.
 
-pub mod environment;
 pub mod script;
 pub mod session;
 
@@ -23,6 +22,9 @@ use super::Handle;
 use super::Output;
 use super::Task;
 use super::append;
+use super::environment;
+use super::payload;
+use super::statuses;
 use crate::executor::place::Inside;
 use crate::executor::spec::Command;
 use crate::executor::spec::Work;
@@ -190,8 +192,8 @@ fn start(task: &Task) -> Result<Handle, Failure> {
     wrapper.args(["-c", script::WRAPPER, "pollinator-job"]).arg(folder).arg(next.to_string());
     wrapper.args(["-c", script::INNER, "sh"]).arg(folder);
     let Command { init, args, .. } = localized(task, command);
-    wrapper.args([init, size.to_string(), script::with_arguments(&localized(task, command).cmd, !args.is_empty())]).args(args);
-    wrapper.env_clear().envs(environment::of(task)).current_dir(&work_folder);
+    wrapper.args([init, size.to_string(), payload::with_arguments(&localized(task, command).cmd, !args.is_empty())]).args(args);
+    wrapper.env_clear().envs(environment::on_host(task)).current_dir(&work_folder);
     wrapper.stdin(std::process::Stdio::null()).stdout(log).stderr(both);
     session::lead(&mut wrapper);
     let child = wrapper.spawn().map_err(Failure::io("cannot start the command in its folder", work_folder))?;
@@ -228,26 +230,7 @@ fn work_folder(task: &Task) -> Result<PathBuf, Failure> {
 
 /// The end, where the statuses decide it.
 fn ending(task: &Task) -> Option<Ending> {
-    let size = task.job.processes();
-    let in_init = !task.folder.join("init-done").exists();
-    let whole = status(&task.folder.join("status"));
-    let ranks: Vec<Option<i32>> = (0..size).map(|r| status(&task.folder.join(format!("status.{r}")))).collect();
-    if size > 1 {
-        let failed = ranks.iter().enumerate().find_map(|(r, s)| s.filter(|s| *s != 0).map(|s| (r as u32, s)));
-        if let Some((rank, status)) = failed {
-            return Some(Ending::Exited { status, rank: Some(rank), in_init: false, because: None });
-        }
-    }
-    let status = whole?;
-    if size > 1 && status == 0 && ranks.contains(&None) {
-        return Some(Ending::Vanished { reason: "one of its processes left no exit status (was the disk full?)".into() });
-    }
-    Some(Ending::Exited { status, rank: None, in_init: in_init && status != 0, because: None })
-}
-
-/// A status file; none until its newline is there.
-fn status(path: &Path) -> Option<i32> {
-    std::fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
+    statuses::ending(&task.folder, &task.folder, task.job.processes())
 }
 
 #[cfg(test)]

@@ -37,10 +37,3 @@ while [ "$pollinator_rank" -lt "$pollinator_size" ]; do
 done
 wait
 "#;
-
-/// The command as it is evaluated: its arguments follow as literal words, whatever they hold.
-pub(super) fn with_arguments(cmd: &str, has_arguments: bool) -> String {
-    // Trailing space would put the arguments on a line of their own, and an empty `"$@"` alone is a successful command.
-    let cmd = cmd.trim_end();
-    if has_arguments { format!("{cmd} \"$@\"") } else { cmd.to_owned() }
-}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 /// What memory in a specification means on a node that runs several processes of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum MemoryPer {
     /// Each process of the node gets so much, as on the other backends.
@@ -20,7 +20,7 @@ pub enum MemoryPer {
 
 /// How GPUs are asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum GpuRequest {
     /// `--gres=gpu:[type:]N`.
@@ -34,7 +34,7 @@ pub enum GpuRequest {
 
 /// Where the command runs on a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Containers {
     /// In the image, by Apptainer or Singularity.
@@ -46,7 +46,7 @@ pub enum Containers {
 
 /// Settings.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Settings {
     /// `--partition`; none: the cluster's default.
     pub partition: Option<String>,

@@ -1,6 +1,7 @@
 //! The environment of a job: what it needs, and nothing of the executor's own (keys, store credentials).
 
-use crate::executor::backend::Task;
+use super::Task;
+use super::binds;
 use crate::executor::mount;
 use std::collections::BTreeMap;
 
@@ -9,19 +10,37 @@ const INHERITED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"
 /// Where PATH is not set at all.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// Names the project's folder.
-const PROJECT_DIR: &str = "PROJECT_DIR";
+pub const PROJECT_DIR: &str = "PROJECT_DIR";
 
-/// All variables of the job.
-pub(super) fn of(task: &Task) -> BTreeMap<String, String> {
+/// All variables of a job in a container: those of the specification, and who it is. The image's own stand beside them.
+/// Ranks come from whatever starts the processes.
+pub fn in_container(task: &Task) -> BTreeMap<String, String> {
+    let mut all = task.job.env.clone();
+    if !task.job.mount.is_empty() {
+        all.entry(PROJECT_DIR.into()).or_insert_with(|| binds::work_folder(task));
+    }
+    identify(&mut all, task);
+    all
+}
+
+/// All variables of a job on this machine. The mount point in their values is replaced by the real folder.
+pub fn on_host(task: &Task) -> BTreeMap<String, String> {
     assemble(task, std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+}
+
+/// What every job is told, whatever its specification says.
+fn identify(all: &mut BTreeMap<String, String>, task: &Task) {
+    // Output to a file is held back by Python until its buffer is full, and the reader of the log waits for it.
+    all.entry("PYTHONUNBUFFERED".into()).or_insert_with(|| "1".into());
+    all.insert("COLONIES_PROCESS_ID".into(), task.job.process_id.clone());
+    all.insert("POLLINATOR_RANK".into(), "0".into());
+    all.insert("POLLINATOR_SIZE".into(), task.job.processes().to_string());
 }
 
 fn assemble(task: &Task, own: impl Iterator<Item = (String, String)>) -> BTreeMap<String, String> {
     let mut all: BTreeMap<String, String> =
         own.filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_")).collect();
     all.entry("PATH".into()).or_insert_with(|| PATH.into());
-    // Output to a file is held back by Python until its buffer is full, and the reader of the log waits for it.
-    all.insert("PYTHONUNBUFFERED".into(), "1".into());
     let real = task.fs_dir.to_string_lossy();
     for (name, value) in &task.job.env {
         all.insert(name.clone(), mount::in_word(value, &task.job.mount, &real));
@@ -29,14 +48,12 @@ fn assemble(task: &Task, own: impl Iterator<Item = (String, String)>) -> BTreeMa
     if !task.job.mount.is_empty() {
         all.insert(PROJECT_DIR.into(), project_dir(task));
     }
-    all.insert("COLONIES_PROCESS_ID".into(), task.job.process_id.clone());
-    all.insert("POLLINATOR_RANK".into(), "0".into());
-    all.insert("POLLINATOR_SIZE".into(), task.job.processes().to_string());
+    identify(&mut all, task);
     all
 }
 
 /// The project's folder on this machine: `PROJECT_DIR` of the specification, or the file area.
-pub(super) fn project_dir(task: &Task) -> String {
+pub fn project_dir(task: &Task) -> String {
     let real = task.fs_dir.to_string_lossy();
     match task.job.env.get(PROJECT_DIR) {
         Some(dir) => mount::in_word(dir, &task.job.mount, &real),

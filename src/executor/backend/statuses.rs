@@ -1,0 +1,75 @@
+//! The statuses that a job's processes leave in its folder, and what they say about its end.
+//!
+//! `status.N` is that of process N, where there are several; `status` that of the whole. `init-done` (or `init-done.N`)
+//! tells that the command of it began. A status counts once its newline is there.
+
+use super::Ending;
+use std::path::Path;
+
+/// The end, where the statuses decide it. `marks`: the folder of the `init-done` files.
+pub fn ending(folder: &Path, marks: &Path, size: u32) -> Option<Ending> {
+    let began = |rank: u32| marks.join("init-done").exists() || marks.join(format!("init-done.{rank}")).exists();
+    let whole = read(&folder.join("status"));
+    let ranks: Vec<Option<i32>> = match size {
+        1 => Vec::new(),
+        _ => (0..size).map(|r| read(&folder.join(format!("status.{r}")))).collect(),
+    };
+    let failed = ranks.iter().enumerate().find_map(|(r, s)| s.filter(|s| *s != 0).map(|s| (r as u32, s)));
+    if let Some((rank, status)) = failed {
+        return Some(Ending::Exited { status, rank: Some(rank), in_init: !began(rank), because: None });
+    }
+    let status = whole?;
+    if status == 0 && ranks.contains(&None) {
+        return Some(Ending::Vanished { reason: "one of its processes left no exit status (was the disk full?)".into() });
+    }
+    Some(Ending::Exited { status, rank: None, in_init: status != 0 && !began(0), because: None })
+}
+
+/// A status file; none until its newline is there.
+pub fn read(path: &Path) -> Option<i32> {
+    std::fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exited(status: i32, rank: Option<u32>, in_init: bool) -> Option<Ending> {
+        Some(Ending::Exited { status, rank, in_init, because: None })
+    }
+
+    #[test]
+    fn one_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let put = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
+        assert_eq!(ending(dir, dir, 1), None);
+        put("status", "3");
+        assert_eq!(ending(dir, dir, 1), None, "it is being written");
+        put("status", "3\n");
+        assert_eq!(ending(dir, dir, 1), exited(3, None, true));
+        put("init-done.0", "");
+        assert_eq!(ending(dir, dir, 1), exited(3, None, false));
+        put("status", "0\n");
+        assert_eq!(ending(dir, dir, 1), exited(0, None, false));
+    }
+
+    #[test]
+    fn several_processes() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let put = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
+        put("init-done.0", "");
+        put("status.0", "0\n");
+        assert_eq!(ending(dir, dir, 2), None);
+        put("status.1", "5\n");
+        assert_eq!(ending(dir, dir, 2), exited(5, Some(1), true), "the first that fails decides");
+        put("init-done.1", "");
+        assert_eq!(ending(dir, dir, 2), exited(5, Some(1), false));
+        std::fs::remove_file(dir.join("status.1")).unwrap();
+        put("status", "0\n");
+        assert!(matches!(ending(dir, dir, 2), Some(Ending::Vanished { .. })));
+        put("status.1", "0\n");
+        assert_eq!(ending(dir, dir, 2), exited(0, None, false));
+    }
+}
