@@ -7,6 +7,7 @@
 
 use super::backend::Output;
 use super::error::Error;
+use super::growth::Growth;
 use super::journal::Journal;
 use super::journal::Pending;
 use super::text;
@@ -16,10 +17,11 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Pause between two looks at quiet outputs; so at most about four small messages a second.
+/// Pause after a message; so at most about four small messages a second.
 const PACE: Duration = Duration::from_millis(250);
 /// Bytes read at once: one full message.
 const CHUNK: usize = text::MESSAGE_LIMIT;
@@ -65,6 +67,8 @@ pub struct LogStream {
     pub job_id: i64,
     /// What the job writes.
     pub outputs: Vec<Output>,
+    /// Tells when there is more.
+    pub growth: Arc<Growth>,
 }
 
 impl LogStream {
@@ -79,6 +83,7 @@ impl LogStream {
                 return Ok(Streamed::Refused(refused));
             }
         }
+        let growing = self.growth.follow(self.outputs.iter().map(|o| o.path.clone()).collect());
         loop {
             // Asked before reading: what is read after the end is all there is.
             let ended = *over.borrow();
@@ -92,12 +97,17 @@ impl LogStream {
             if ended && moved == Moved::Nothing {
                 return Ok(Streamed::All);
             }
-            if !ended && moved != Moved::MoreThere {
-                // A closed channel means that nobody will say more; the last value stands.
-                tokio::select! { () = tokio::time::sleep(PACE) => {}, changed = over.changed() => if changed.is_err() {
-                    tokio::time::sleep(PACE).await;
-                } }
+            if ended || moved == Moved::MoreThere {
+                continue;
             }
+            if moved == Moved::Something {
+                tokio::select! {
+                    () = tokio::time::sleep(PACE) => {}
+                    // There may be nothing more to wait for.
+                    () = changed(&mut over) => continue,
+                }
+            }
+            tokio::select! { () = growing.changed() => {}, () = changed(&mut over) => {} }
         }
     }
 
@@ -178,6 +188,13 @@ impl LogStream {
         let count = pending.same_before as usize + 1;
         let last = self.client.latest_logs(&self.process_id, count as i64).await?;
         Ok(last.len() == count && last.iter().all(|entry| entry.message == message))
+    }
+}
+
+/// Waits for news; for ever where nobody will say more: the last value stands.
+async fn changed(over: &mut watch::Receiver<bool>) {
+    if over.changed().await.is_err() {
+        std::future::pending().await
     }
 }
 

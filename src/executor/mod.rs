@@ -8,6 +8,7 @@
 pub mod backend;
 pub mod error;
 pub mod files;
+pub mod growth;
 pub mod image;
 pub mod journal;
 mod lifecycle;

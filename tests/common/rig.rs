@@ -205,7 +205,17 @@ impl Rig {
     }
 
     pub async fn until(&self, id: &str, what: &str, holds: impl Fn(&Process, &str) -> bool) -> (Process, String) {
-        let end = Instant::now() + PATIENCE;
+        self.until_within(id, what, PATIENCE, holds).await
+    }
+
+    async fn until_within(
+        &self,
+        id: &str,
+        what: &str,
+        limit: Duration,
+        holds: impl Fn(&Process, &str) -> bool,
+    ) -> (Process, String) {
+        let end = Instant::now() + limit;
         loop {
             // State first and log after it: then the log of an ended process is whole.
             let process = self.user.process(id).await.unwrap();
@@ -220,6 +230,11 @@ impl Rig {
 
     pub async fn ended(&self, id: &str) -> (Process, String) {
         self.until(id, "the end", |p, _| p.state.is_final()).await
+    }
+
+    /// The end of what may take longer than usual.
+    pub async fn ended_within(&self, id: &str, seconds: u64) -> (Process, String) {
+        self.until_within(id, "the end", Duration::from_secs(seconds), |p, _| p.state.is_final()).await
     }
 
     pub async fn log(&self, id: &str) -> String {

@@ -1,9 +1,14 @@
 //! The environment of a job: what it needs, and nothing of the executor's own (keys, store credentials).
 
+use super::Failure;
 use super::Task;
 use super::binds;
 use crate::executor::mount;
+use crate::executor::place::Inside;
+use crate::executor::spec::Command;
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
 
 /// Variables of the executor that a command on this machine needs to behave as in a terminal.
 const INHERITED: [&str; 8] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "TZ", "TMPDIR"];
@@ -21,6 +26,30 @@ pub fn in_container(task: &Task) -> BTreeMap<String, String> {
     }
     identify(&mut all, task);
     all
+}
+
+/// Variables of a job on a machine that has the file area but not the mount point, which is replaced by the real folder.
+/// The machine's own stand beside them.
+pub fn on_node(task: &Task) -> BTreeMap<String, String> {
+    let real = task.fs_dir.to_string_lossy();
+    let mut all: BTreeMap<String, String> =
+        task.job.env.iter().map(|(name, value)| (name.clone(), mount::in_word(value, &task.job.mount, &real))).collect();
+    if !task.job.mount.is_empty() {
+        all.insert(PROJECT_DIR.into(), project_dir(task));
+    }
+    identify(&mut all, task);
+    all
+}
+
+/// The command with the mount point replaced by the real folder.
+pub fn localized(task: &Task, command: &Command) -> Command {
+    let real = task.fs_dir.to_string_lossy();
+    let mount = &task.job.mount;
+    Command {
+        cmd: mount::in_shell(&command.cmd, mount, &real),
+        init: mount::in_shell(&command.init, mount, &real),
+        args: command.args.iter().map(|a| mount::in_word(a, mount, &real)).collect(),
+    }
 }
 
 /// All variables of a job on this machine. The mount point in their values is replaced by the real folder.
@@ -41,14 +70,7 @@ fn assemble(task: &Task, own: impl Iterator<Item = (String, String)>) -> BTreeMa
     let mut all: BTreeMap<String, String> =
         own.filter(|(name, _)| INHERITED.contains(&name.as_str()) || name.starts_with("LC_")).collect();
     all.entry("PATH".into()).or_insert_with(|| PATH.into());
-    let real = task.fs_dir.to_string_lossy();
-    for (name, value) in &task.job.env {
-        all.insert(name.clone(), mount::in_word(value, &task.job.mount, &real));
-    }
-    if !task.job.mount.is_empty() {
-        all.insert(PROJECT_DIR.into(), project_dir(task));
-    }
-    identify(&mut all, task);
+    all.extend(on_node(task));
     all
 }
 
@@ -58,6 +80,25 @@ pub fn project_dir(task: &Task) -> String {
     match task.job.env.get(PROJECT_DIR) {
         Some(dir) => mount::in_word(dir, &task.job.mount, &real),
         None => real.into_owned(),
+    }
+}
+
+/// Where the command begins on a machine without the mount point, made where it is missing: in its project's folder, or in
+/// the file area, or, where it has no files, in an empty folder of its own.
+///
+/// # Errors
+/// Those of the file system.
+pub fn work_folder(task: &Task) -> Result<PathBuf, Failure> {
+    if task.job.mount.is_empty() {
+        let own = task.folder.join("work");
+        std::fs::create_dir_all(&own).map_err(Failure::io("cannot make the working folder of the job", &own))?;
+        return Ok(own);
+    }
+    let project = project_dir(task);
+    let below = Path::new(&project).strip_prefix(&task.fs_dir).ok().and_then(|p| Inside::read(&p.to_string_lossy()).ok());
+    match below {
+        Some(inside) => inside.make_below(&task.fs_dir).map_err(Failure::io("cannot make the project's folder", project)),
+        None => Ok(task.fs_dir.clone()),
     }
 }
 

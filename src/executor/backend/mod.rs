@@ -12,8 +12,10 @@ pub mod payload;
 pub mod process;
 pub mod slurm;
 pub mod statuses;
+pub mod tries;
 
 use super::error::Error;
+use super::growth::Growth;
 use super::options::Backend;
 use super::spec::Job;
 use async_trait::async_trait;
@@ -206,6 +208,8 @@ pub struct Surroundings {
     pub jobs_dir: PathBuf,
     /// The file area, a canonical path.
     pub fs_dir: PathBuf,
+    /// Files of jobs that grow, for all jobs.
+    pub growth: Arc<Growth>,
     /// Cancelled when the executor stops: what runs beside jobs has to end, jobs go on.
     pub shutdown: CancellationToken,
 }
@@ -219,10 +223,21 @@ pub fn engine(backend: Backend, around: Surroundings) -> Result<Arc<dyn Engine>,
         |name: &str| Err(Error::Internal { reason: format!("the {name} backend of {} is being built", around.name) });
     match backend {
         Backend::Process => Ok(Arc::new(process::ProcessEngine)),
-        Backend::Slurm(_) => unfinished("Slurm"),
+        Backend::Slurm(settings) => Ok(Arc::new(slurm::SlurmEngine::new(*settings, &around))),
         Backend::Container(_) => unfinished("container"),
         Backend::Kubernetes(_) => unfinished("Kubernetes"),
     }
+}
+
+/// The usual outputs: the main one, and one for each process where there are several.
+fn outputs(task: &Task) -> Vec<Output> {
+    let mut outputs = vec![Output { path: task.log(), prefix: None }];
+    let size = task.job.processes();
+    if size > 1 {
+        let path = |rank| task.folder.join(format!("log.{rank}"));
+        outputs.extend((0..size).map(|rank| Output { path: path(rank), prefix: Some(format!("[{rank}] ")) }));
+    }
+    outputs
 }
 
 /// Opens an output for appending, 0600.

@@ -20,6 +20,7 @@ use super::backend::Surroundings;
 use super::error::Error;
 use super::files::Files;
 use super::files::Places;
+use super::growth::Growth;
 use super::journal::Entry;
 use super::journal::Journal;
 use super::options::Capacity;
@@ -63,6 +64,7 @@ pub(super) struct Host {
     owner: Option<Client>,
     journal: Journal,
     engine: Arc<dyn Engine>,
+    growth: Arc<Growth>,
     files: Arc<dyn Files>,
     places: Arc<Places>,
     room: Arc<Room>,
@@ -125,11 +127,13 @@ impl Host {
         let jobs_dir = folder(&options.jobs_dir.clone().unwrap_or_else(|| options.state_dir.join("jobs")))?;
         let fs_dir = folder(&options.fs_dir)?;
         let backend_name = options.backend.name();
+        let growth = Growth::new();
         let around = Surroundings {
             name: options.name.clone(),
             state_dir: options.state_dir.clone(),
             jobs_dir: jobs_dir.clone(),
             fs_dir: fs_dir.clone(),
+            growth: growth.clone(),
             shutdown: shutdown.clone(),
         };
         let engine = backend::engine(options.backend, around)?;
@@ -144,6 +148,7 @@ impl Host {
             poll_seconds: options.poll_seconds.max(1),
             client,
             engine,
+            growth,
             files,
             places,
             room: Room::new(options.capacity),

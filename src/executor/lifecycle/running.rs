@@ -94,6 +94,7 @@ impl Attempt {
             process_id: self.entry.process.processid.clone(),
             job_id: self.entry.job_id,
             outputs: self.host.engine.outputs(task),
+            growth: self.host.growth.clone(),
         }
     }
 

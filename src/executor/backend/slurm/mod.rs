@@ -1,8 +1,350 @@
 //! The Slurm backend: a job is a batch job of a cluster.
+//!
+//! The job's folder lies where login node and compute nodes see it. The batch script is constant; what differs lies beside
+//! it as data. Each process of the job writes to an output of its own there and leaves its exit status, so that what
+//! became of it is known even where Slurm has forgotten the job; Slurm's word is added where it ended the job.
+//!
+//! What the job sees: in an image, what [`crate::executor::backend::binds`] says, and the variables that Slurm sets for
+//! the step. Without images it runs as on the process backend, the mount point replaced by the real folder. Each process
+//! runs `init-cmd` by itself before the command. Memory of a specification is that of one process (see [`MemoryPer`]).
 
+mod cluster;
+pub mod hostlist;
+mod programs;
+pub mod report;
+mod request;
+mod script;
 mod settings;
 
 pub use settings::Containers;
 pub use settings::GpuRequest;
 pub use settings::MemoryPer;
 pub use settings::Settings;
+
+use super::Adopted;
+use super::Ending;
+use super::Engine;
+use super::Facts;
+use super::Failure;
+use super::Handle;
+use super::Output;
+use super::Surroundings;
+use super::Task;
+use super::append;
+use super::environment;
+use super::payload;
+use super::payload::private_file;
+use super::statuses;
+use super::tries;
+use crate::executor::growth::Growth;
+use crate::executor::spec::Work;
+use async_trait::async_trait;
+use cluster::Cluster;
+use cluster::Follower;
+use programs::Programs;
+use report::Phase;
+use report::Report;
+use std::ffi::OsString;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// The attribute that names the job at Slurm.
+const JOB_ID: &str = "SLURM-JOBID";
+/// How long a status may take from a node to here, through a network file system, after Slurm said that the job ended.
+const LAG: Duration = Duration::from_secs(10);
+/// How long Slurm may take to say that a job is over of which a process has failed.
+const VERDICT: Duration = Duration::from_secs(60);
+/// How long a job may take, besides its grace, until Slurm says that it is over after `scancel`: more than the usual
+/// `KillWait`.
+const KILL_WAIT: Duration = Duration::from_secs(45);
+/// How long a batch script that was seen to begin may take to say which job it is.
+const INTRODUCTION: Duration = Duration::from_secs(20);
+
+/// The backend.
+#[derive(Debug)]
+pub struct SlurmEngine {
+    settings: Settings,
+    executor: String,
+    cluster: Arc<Cluster>,
+    growth: Arc<Growth>,
+}
+
+impl SlurmEngine {
+    /// With these settings.
+    pub fn new(settings: Settings, around: &Surroundings) -> SlurmEngine {
+        let cluster = Cluster::new(Programs::new(&settings), settings.pace());
+        SlurmEngine { settings, executor: around.name.clone(), cluster, growth: around.growth.clone() }
+    }
+
+    /// The job that was submitted for this folder, as Slurm knows it by its comment.
+    async fn find(&self, task: &Task) -> Result<Option<u64>, Failure> {
+        let words =
+            ["--noheader".into(), "--states=all".into(), format!("--name={}", task.job.process_id), "--format=%A|%k".into()];
+        let said = self.cluster.programs().run("squeue", words.map(OsString::from)).await?;
+        let ours = request::comment(&self.executor, &task.folder);
+        let mut rows = said.lines().filter_map(|line| line.split_once('|'));
+        Ok(rows.find(|(_, comment)| comment.trim() == ours).and_then(|(id, _)| id.trim().parse().ok()))
+    }
+
+    /// Writes all that the job reads on its nodes; gives the batch script.
+    fn write(&self, task: &Task) -> Result<PathBuf, Failure> {
+        let Work::Execute(command) = &task.job.work else {
+            return Err(Failure::Unsupported { field: "funcname".into(), reason: "there is nothing to run".into() });
+        };
+        let folder = &task.folder;
+        let start = match self.settings.containers {
+            Containers::Apptainer => self.in_image(task)?,
+            Containers::None => {
+                let dir = payload::folder(folder);
+                vec![
+                    "/bin/sh".into(),
+                    dir.join(payload::SCRIPT).to_string_lossy().into_owned(),
+                    dir.to_string_lossy().into_owned(),
+                ]
+            }
+        };
+        match self.settings.containers {
+            Containers::Apptainer => payload::write(folder, &environment::in_container(task), command)?,
+            Containers::None => payload::write(folder, &environment::on_node(task), &environment::localized(task, command))?,
+        };
+        let work = match self.settings.containers {
+            Containers::Apptainer => folder.clone(),
+            Containers::None => environment::work_folder(task)?,
+        };
+        let rank_script = folder.join("rank.sh");
+        let step = request::step(&self.settings, &self.cluster.programs().path("srun"), task, &rank_script, &work);
+        let lines = |words: &[String]| words.iter().map(|word| payload::encode(word) + "\n").collect::<String>();
+        private_file(&rank_script, script::RANK.as_bytes())?;
+        private_file(&folder.join("step"), lines(&step).as_bytes())?;
+        private_file(&folder.join("start"), lines(&start).as_bytes())?;
+        private_file(
+            &folder.join("modules"),
+            self.settings.modules.iter().map(|m| format!("{m}\n")).collect::<String>().as_bytes(),
+        )?;
+        let batch = folder.join("batch.sh");
+        private_file(&batch, script::BATCH.as_bytes())?;
+        for output in self.outputs(task) {
+            append(&output.path)?;
+        }
+        Ok(batch)
+    }
+
+    fn in_image(&self, _task: &Task) -> Result<Vec<String>, Failure> {
+        Err(Failure::Unsupported { field: "kwargs.docker-image".into(), reason: "images are being built".into() })
+    }
+
+    /// What the job left, with Slurm's word where it ended the job.
+    async fn judge(&self, task: &Task, ending: Ending, follower: &mut Follower) -> Ending {
+        let Ending::Exited { status, rank, in_init, because: None } = ending else { return ending };
+        if status == 0 {
+            return Ending::Exited { status, rank, in_init, because: None };
+        }
+        match tokio::time::timeout(VERDICT, follower.over()).await {
+            Ok(report) => Ending::Exited { status, rank, in_init, because: self.because(task, &report) },
+            Err(_) => {
+                tracing::warn!(process = task.job.process_id, "Slurm does not say that a job is over of which a process failed");
+                Ending::Exited { status, rank, in_init, because: None }
+            }
+        }
+    }
+
+    fn because(&self, task: &Task, report: &Report) -> Option<String> {
+        let because = report.because()?;
+        Some(match report.state.as_str() {
+            "TIMEOUT" => format!("{because} ({} s; Slurm counts whole minutes)", task.job.walltime.as_secs()),
+            "OUT_OF_MEMORY" => format!("{because} ({} MiB for each process)", task.job.mem_mib),
+            _ => because,
+        })
+    }
+
+    /// How a job ended that left no status, by Slurm's word.
+    fn without_status(&self, task: &Task, report: &Report) -> Ending {
+        if let Some(reason) = self.because(task, report) {
+            return Ending::Stopped { reason };
+        }
+        match (report.state.as_str(), report.exit) {
+            ("COMPLETED", _) => Ending::Vanished {
+                reason:
+                    "Slurm says COMPLETED, but its exit status did not arrive in the folder of the job: do the nodes see that \
+                         folder?"
+                        .into(),
+            },
+            // What `claim` answers to a job that begins too late, or to one that Slurm began twice.
+            (_, Some((75, _))) => {
+                Ending::Vanished { reason: "it was not allowed to begin (exit status 75 of the batch script)".into() }
+            }
+            (state, Some((0, signal))) => {
+                Ending::Stopped { reason: format!("{state}: the batch script ended by signal {signal}") }
+            }
+            (state, Some((status, _))) => {
+                Ending::Stopped { reason: format!("{state}: the batch script ended with exit status {status}") }
+            }
+            (cluster::FORGOTTEN, None) => {
+                Ending::Vanished { reason: "Slurm does not know the job any more, and it left no exit status".into() }
+            }
+            (state, None) => Ending::Stopped { reason: format!("{state}: Slurm says no more, and the job left no exit status") },
+        }
+    }
+
+    fn ending(&self, task: &Task) -> Option<Ending> {
+        statuses::ending(&task.folder, &payload::folder(&task.folder), task.job.processes())
+    }
+
+    fn tell(&self, handle: &Handle, report: Option<&Report>, facts: &watch::Sender<Facts>) {
+        let mut known = Facts {
+            job_id: Some((JOB_ID.into(), handle.0.clone())),
+            home: self.settings.home.clone().or_else(|| std::env::var("HOME").ok()),
+            ..Facts::default()
+        };
+        if let Some(report) = report {
+            known.waiting = report.waiting();
+            known.nodes = if report.phase() == Phase::Waiting { Vec::new() } else { report.nodes.clone() };
+        }
+        facts.send_if_modified(|facts| std::mem::replace(facts, known.clone()) != known);
+    }
+
+    /// Files whose coming or growing may be the end.
+    fn signs(&self, task: &Task) -> Vec<PathBuf> {
+        let ranks = (0..task.job.processes()).map(|r| task.folder.join(format!("status.{r}")));
+        ranks.chain(["status", "jobid"].map(|name| task.folder.join(name))).collect()
+    }
+}
+
+#[async_trait]
+impl Engine for SlurmEngine {
+    fn needs_image(&self) -> bool {
+        self.settings.containers == Containers::Apptainer
+    }
+
+    fn keeps_time(&self) -> bool {
+        true
+    }
+
+    async fn prepare(&self, _task: &Task) -> Result<Vec<String>, Failure> {
+        Ok(Vec::new())
+    }
+
+    async fn start(&self, task: &Task) -> Result<Handle, Failure> {
+        let batch = self.write(task)?;
+        let attempt = tries::next(&task.folder)?;
+        let words = request::sbatch(&self.settings, task, &self.executor, &batch, attempt)?;
+        let said = self.cluster.programs().run("sbatch", words).await?;
+        // With a name of a cluster behind it in federations: `12;name`.
+        let id = said.lines().next_back().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        match id.parse::<u64>() {
+            Ok(id) => Ok(Handle(id.to_string())),
+            Err(_) => Err(Failure::Unanswered { what: "sbatch".into(), reason: format!("no job id in {said:?}") }),
+        }
+    }
+
+    async fn adopt(&self, task: &Task, handle: Option<Handle>) -> Result<Adopted, Failure> {
+        if let Some(handle) = handle {
+            return Ok(Adopted::Started(handle));
+        }
+        if tries::last(&task.folder).is_none() {
+            return Ok(Adopted::Never);
+        }
+        if let Some(id) = introduced(&task.folder) {
+            return Ok(Adopted::Started(Handle(id.to_string())));
+        }
+        if let Some(id) = self.find(task).await? {
+            return Ok(Adopted::Started(Handle(id.to_string())));
+        }
+        if !tries::began(&task.folder)? {
+            return Ok(Adopted::Never);
+        }
+        let following = self.growth.follow(self.signs(task));
+        let introduction = async {
+            loop {
+                if let Some(id) = introduced(&task.folder) {
+                    return Adopted::Started(Handle(id.to_string()));
+                }
+                following.changed().await;
+            }
+        };
+        tokio::time::timeout(INTRODUCTION, introduction).await.map_err(|_| Failure::Unanswered {
+            what: "the batch script".into(),
+            reason: "it began and has not said which job it is".into(),
+        })
+    }
+
+    async fn watch(&self, task: &Task, handle: &Handle, facts: &watch::Sender<Facts>) -> Result<Ending, Failure> {
+        let id = job_number(handle)?;
+        let following = self.growth.follow(self.signs(task));
+        let mut follower = self.cluster.follow(id);
+        let mut began = false;
+        loop {
+            let report = follower.now();
+            self.tell(handle, report.as_ref(), facts);
+            if let Some(ending) = self.ending(task) {
+                return Ok(self.judge(task, ending, &mut follower).await);
+            }
+            if let Some(report) = report.filter(|r| r.phase() == Phase::Over || r.state == cluster::FORGOTTEN) {
+                // The status is written before the job ends, but elsewhere.
+                return Ok(match late(&following, || self.ending(task)).await {
+                    Some(ending) => self.judge(task, ending, &mut follower).await,
+                    None => self.without_status(task, &report),
+                });
+            }
+            tokio::select! {
+                () = follower.changed() => {}
+                () = following.changed() => if !std::mem::replace(&mut began, introduced(&task.folder).is_some()) {
+                    // It just began: its nodes are wanted.
+                    self.cluster.ask_soon();
+                }
+            }
+        }
+    }
+
+    async fn kill(&self, task: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure> {
+        // The batch script is done, and the step with it: a cancellation now would only spoil what the accounting says.
+        if statuses::read(&task.folder.join("status")).is_some() {
+            return Ok(());
+        }
+        let id = job_number(handle)?;
+        let mut follower = self.cluster.follow(id);
+        for signal in [None, Some("--signal=KILL")] {
+            let words = signal.into_iter().map(OsString::from).chain(signal.map(|_| OsString::from("--full")));
+            match self.cluster.programs().run("scancel", words.chain([id.to_string().into()])).await {
+                Ok(_) => {}
+                // It is over already, or Slurm has forgotten it.
+                Err(Failure::Refused { reason, .. }) => tracing::debug!(job = id, reason, "scancel"),
+                Err(error) => return Err(error),
+            }
+            if tokio::time::timeout(grace + KILL_WAIT, follower.over()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(Failure::Unanswered { what: "scancel".into(), reason: format!("job {id} does not end") })
+    }
+
+    fn outputs(&self, task: &Task) -> Vec<Output> {
+        super::outputs(task)
+    }
+}
+
+/// The job's id at Slurm, as its batch script left it.
+fn introduced(folder: &Path) -> Option<u64> {
+    std::fs::read_to_string(folder.join("jobid")).ok()?.strip_suffix('\n')?.parse().ok()
+}
+
+fn job_number(handle: &Handle) -> Result<u64, Failure> {
+    let refused = |_| Failure::Refused { what: "the journal".into(), reason: format!("{:?} is no job id of Slurm", handle.0) };
+    handle.0.parse().map_err(refused)
+}
+
+/// What arrives within the lag of a network file system.
+async fn late<T>(following: &crate::executor::growth::Following, look: impl Fn() -> Option<T>) -> Option<T> {
+    let waiting = async {
+        loop {
+            if let Some(found) = look() {
+                return found;
+            }
+            following.changed().await;
+        }
+    };
+    tokio::time::timeout(LAG, waiting).await.ok()
+}

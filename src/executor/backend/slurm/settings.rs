@@ -65,12 +65,18 @@ pub struct Settings {
     /// Names of GPU models in specifications, and what the cluster calls them; an empty one asks for any. A name that is
     /// not listed is asked for as it stands.
     pub gpu_types: BTreeMap<String, String>,
+    /// Ask for the CPUs and the memory that specifications name; false where the cluster hands out whole nodes.
+    pub request_resources: bool,
     /// What memory in a specification means.
     pub memory_per: MemoryPer,
     /// Seconds between two questions to Slurm about all jobs; more often after something happened.
     pub interval: u64,
     /// Folder of `sbatch`, `squeue`, `scancel`, `scontrol`, `sacct`, where they are not in PATH.
     pub programs: Option<PathBuf>,
+    /// Variables of the executor that its jobs inherit besides the usual ones of a login (`PATH`, `HOME`, `LANG`…).
+    pub inherit: Vec<String>,
+    /// Told as the attribute `HOME` of a process; none: the executor's own home folder.
+    pub home: Option<String>,
     /// Where the command runs on a node.
     pub containers: Containers,
     /// The images.
@@ -88,9 +94,12 @@ impl Default for Settings {
             modules: Vec::new(),
             gpu_request: GpuRequest::default(),
             gpu_types: BTreeMap::new(),
+            request_resources: true,
             memory_per: MemoryPer::default(),
             interval: 10,
             programs: None,
+            inherit: Vec::new(),
+            home: None,
             containers: Containers::default(),
             images: image::Settings::default(),
         }
