@@ -2,7 +2,7 @@
 
 use super::reference::Kind;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use serde_json::Value;
 use std::fs::File;
 use std::io::Read;
 use std::io::Seek;
@@ -18,14 +18,7 @@ const MEMBERS: usize = 1_000_000;
 
 #[derive(Deserialize)]
 struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-    #[serde(default)]
-    annotations: BTreeMap<String, String>,
+    manifests: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -36,11 +29,20 @@ struct Saved {
     tags: Option<Vec<String>>,
 }
 
-/// What names the image: the digest of its manifest, or of its configuration in what `docker save` writes.
+/// An image of an archive or folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// What names it: the digest of its manifest, or of its configuration in what `docker save` writes.
+    pub identity: String,
+    /// An index of it alone, where there can be others beside it.
+    pub index: Option<String>,
+}
+
+/// The image that is meant.
 ///
 /// # Errors
 /// In words: what the file is instead, or which images it holds.
-pub fn identity(kind: Kind, path: &Path, reference: Option<&str>) -> Result<String, String> {
+pub fn choose(kind: Kind, path: &Path, reference: Option<&str>) -> Result<Chosen, String> {
     let (name, what) = match kind {
         Kind::DockerArchive => ("manifest.json", "an archive of `docker save`"),
         Kind::OciArchive => ("index.json", "an OCI archive"),
@@ -61,35 +63,51 @@ pub fn identity(kind: Kind, path: &Path, reference: Option<&str>) -> Result<Stri
             found.ok_or_else(|| refused(format!("there is no {name} in it (a compressed archive has to be unpacked first)")))?
         }
     };
-    let chosen = if kind == Kind::DockerArchive { saved(&text, reference) } else { indexed(&text, reference) };
-    chosen.map_err(refused)
+    let chosen = match kind {
+        Kind::DockerArchive => saved(&text, reference),
+        Kind::OciArchive => indexed(&text, reference, true),
+        Kind::OciLayout | Kind::Sif => indexed(&text, reference, false),
+    };
+    chosen.map_err(|reason| format!("{}: {reason}", path.display()))
 }
 
-fn indexed(text: &[u8], reference: Option<&str>) -> Result<String, String> {
-    let index: Index = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-    let name = |d: &Descriptor| d.annotations.get("org.opencontainers.image.ref.name").cloned().unwrap_or_default();
+/// Apptainer cannot be told which image of an archive is meant, so that one of several has to be an archive of its own.
+fn indexed(text: &[u8], reference: Option<&str>, alone: bool) -> Result<Chosen, String> {
+    let index: Index = serde_json::from_slice(text).map_err(|e| format!("its index cannot be read: {e}"))?;
+    let name = |d: &Value| d["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap_or_default().to_owned();
     let found = match reference {
         Some(wanted) => index.manifests.iter().find(|d| name(d) == wanted),
         None if index.manifests.len() == 1 => index.manifests.first(),
         None => None,
     };
-    let all = || index.manifests.iter().map(&name).collect::<Vec<_>>();
-    found.map(|d| d.digest.clone()).ok_or_else(|| choose(&all(), reference))
+    let found = found.ok_or_else(|| others(&index.manifests.iter().map(name).collect::<Vec<_>>(), reference))?;
+    let identity = found["digest"].as_str().ok_or("its index names an image without a digest")?.to_owned();
+    if alone {
+        return match index.manifests.len() {
+            1 => Ok(Chosen { identity, index: None }),
+            n => Err(format!("it holds {n} images: unpack it, and name the folder and the image (oci:FOLDER:NAME)")),
+        };
+    }
+    let index = serde_json::json!({ "schemaVersion": 2, "manifests": [found] }).to_string();
+    Ok(Chosen { identity, index: Some(index) })
 }
 
-fn saved(text: &[u8], reference: Option<&str>) -> Result<String, String> {
-    let all: Vec<Saved> = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-    let found = match reference {
-        Some(wanted) => all.iter().find(|s| s.tags.iter().flatten().any(|tag| tag == wanted)),
-        None if all.len() == 1 => all.first(),
-        None => None,
-    };
-    let names = || all.iter().flat_map(|s| s.tags.iter().flatten().cloned()).collect::<Vec<_>>();
-    let config = found.map(|s| s.config.clone()).ok_or_else(|| choose(&names(), reference))?;
-    Ok(config.trim_start_matches("blobs/sha256/").trim_end_matches(".json").to_owned())
+fn saved(text: &[u8], reference: Option<&str>) -> Result<Chosen, String> {
+    let all: Vec<Saved> = serde_json::from_slice(text).map_err(|e| format!("its manifest cannot be read: {e}"))?;
+    let names = all.iter().flat_map(|s| s.tags.iter().flatten().cloned()).collect::<Vec<_>>();
+    match (all.as_slice(), reference) {
+        ([one], None) => Ok(one.config.clone()),
+        ([one], Some(wanted)) if one.tags.iter().flatten().any(|tag| tag == wanted) => Ok(one.config.clone()),
+        ([_], _) => Err(others(&names, reference)),
+        _ => Err(format!("it holds {} images: save the one that is meant apart", all.len())),
+    }
+    .map(|config| Chosen {
+        identity: config.trim_start_matches("blobs/sha256/").trim_end_matches(".json").to_owned(),
+        index: None,
+    })
 }
 
-fn choose(names: &[String], reference: Option<&str>) -> String {
+fn others(names: &[String], reference: Option<&str>) -> String {
     let held = names.iter().take(20).map(|n| format!("{n:?}")).collect::<Vec<_>>().join(", ");
     match reference {
         Some(wanted) => format!("it holds no image {wanted:?}, but {held}"),
@@ -166,17 +184,22 @@ mod tests {
     fn the_image_is_chosen_by_name_or_is_the_only_one() {
         let entry = |digest: &str, name: &str| serde_json::json!({ "digest": digest, "annotations": { "org.opencontainers.image.ref.name": name } });
         let index = |manifests: Vec<serde_json::Value>| serde_json::json!({ "manifests": manifests }).to_string();
+        let chosen = |index: &str, name: Option<&str>, alone| indexed(index.as_bytes(), name, alone).map(|c| c.identity);
         let one = index(vec![entry("sha256:a", "v1")]);
-        assert_eq!(indexed(one.as_bytes(), None).unwrap(), "sha256:a");
-        assert_eq!(indexed(one.as_bytes(), Some("v1")).unwrap(), "sha256:a");
-        assert!(indexed(one.as_bytes(), Some("v2")).unwrap_err().contains("\"v1\""));
+        assert_eq!(chosen(&one, None, true).unwrap(), "sha256:a");
+        assert_eq!(chosen(&one, Some("v1"), true).unwrap(), "sha256:a");
+        assert!(chosen(&one, Some("v2"), true).unwrap_err().contains("\"v1\""));
         let two = index(vec![entry("sha256:a", "v1"), entry("sha256:b", "v2")]);
-        assert_eq!(indexed(two.as_bytes(), Some("v2")).unwrap(), "sha256:b");
-        assert!(indexed(two.as_bytes(), None).unwrap_err().contains("2 images"));
+        assert_eq!(chosen(&two, Some("v2"), false).unwrap(), "sha256:b");
+        assert!(chosen(&two, None, false).unwrap_err().contains("2 images"));
+        assert!(chosen(&two, Some("v2"), true).unwrap_err().contains("unpack it"));
+        let alone: Value = serde_json::from_str(&indexed(two.as_bytes(), Some("v2"), false).unwrap().index.unwrap()).unwrap();
+        assert_eq!((alone["manifests"].as_array().unwrap().len(), &alone["manifests"][0]["digest"]), (1, &"sha256:b".into()));
         let docker = br#"[{"Config":"abc.json","RepoTags":["box:v1"],"Layers":[]}]"#;
-        assert_eq!(saved(docker, None).unwrap(), "abc");
-        assert_eq!(saved(docker, Some("box:v1")).unwrap(), "abc");
+        assert_eq!(saved(docker, None).unwrap().identity, "abc");
+        assert_eq!(saved(docker, Some("box:v1")).unwrap().identity, "abc");
         assert!(saved(docker, Some("box:v2")).unwrap_err().contains("box:v1"));
+        assert!(saved(b"[]", None).unwrap_err().contains("0 images"));
     }
 
     proptest! {

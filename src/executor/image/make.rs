@@ -32,7 +32,8 @@ use tokio::sync::OwnedMutexGuard;
 
 /// How often a lock is looked at that another process holds: no event tells of it, least of all from another machine.
 const LOOK: Duration = Duration::from_millis(300);
-/// The image's name in the folder where it is made; archives are linked there, so that their paths may hold anything.
+/// The image's name in the folder where it is made; archives are linked there, so that their paths may hold
+/// anything.
 const MADE: &str = "made.sif";
 const LINK: &str = "source";
 /// The lock of a folder of layers: two pulls at once would break it.
@@ -210,11 +211,10 @@ impl Images {
                 env.extend(login.iter().flat_map(show));
                 word.clone()
             }
-            Origin::Converted { scheme, path, reference } => {
+            Origin::Converted { scheme, path, index } => {
                 let link = work.folder.join(LINK);
-                std::os::unix::fs::symlink(path, &link).map_err(Failure::io("cannot link the image", &link))?;
-                let reference = reference.as_ref().map(|r| format!(":{r}")).unwrap_or_default();
-                format!("{scheme}:{LINK}{reference}")
+                link_to(path, index.as_deref(), &link).map_err(Failure::io("cannot link the image", &link))?;
+                format!("{scheme}:{LINK}")
             }
             Origin::Remembered => String::new(),
         };
@@ -260,6 +260,17 @@ impl Images {
 struct Layers {
     _turn: OwnedMutexGuard<()>,
     _held: Option<Held>,
+}
+
+/// Makes an archive or folder known under a plain name. A folder of several images is shown as one of a single image.
+fn link_to(path: &Path, index: Option<&str>, link: &Path) -> std::io::Result<()> {
+    let Some(index) = index else {
+        return std::os::unix::fs::symlink(path, link);
+    };
+    std::fs::create_dir(link)?;
+    std::fs::write(link.join("index.json"), index)?;
+    std::fs::write(link.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
+    std::os::unix::fs::symlink(path.join("blobs"), link.join("blobs"))
 }
 
 /// Credentials for Apptainer: in its environment, which only its own user can read.

@@ -58,8 +58,8 @@ pub(super) enum Origin {
         scheme: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// Which of the images in it.
-        reference: Option<String>,
+        /// For a folder that may hold others, too: an index of this one alone.
+        index: Option<String>,
     },
     /// The registry does not answer; the image may be here from an earlier time.
     Remembered,
@@ -82,21 +82,19 @@ impl Images {
 
     fn wanted_of_file(&self, local: &Local, task: &Task) -> Result<Wanted, Failure> {
         let path = self.locate(&local.place, &task.fs_dir)?;
-        let identity = archive::identity(local.kind, &path, local.reference.as_deref()).map_err(unsupported)?;
+        let chosen = archive::choose(local.kind, &path, local.reference.as_deref()).map_err(unsupported)?;
         let scheme = match local.kind {
             Kind::DockerArchive => "docker-archive",
             Kind::OciArchive => "oci-archive",
             Kind::OciLayout | Kind::Sif => "oci",
         };
         // What a file says about itself counts for that file only: no other image can be passed off by it.
-        let reference = local.reference.clone();
-        let named = reference.as_deref().unwrap_or_default().as_bytes();
-        let text = [scheme.as_bytes(), named, identity.as_bytes(), path.as_os_str().as_bytes()].join(&0);
+        let text = [scheme.as_bytes(), chosen.identity.as_bytes(), path.as_os_str().as_bytes()].join(&0);
         Ok(Wanted {
             key: key("local", text),
             name: task.job.image.clone(),
             digest: None,
-            origin: Origin::Converted { scheme, path, reference },
+            origin: Origin::Converted { scheme, path, index: chosen.index },
             lines: Vec::new(),
         })
     }
