@@ -46,31 +46,37 @@ fn program() -> PathBuf {
 
 /// A file area, jobs, and the images of an executor. Its name holds what paths may hold.
 struct Lab {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    _keeper: Option<tempfile::TempDir>,
     settings: Settings,
 }
 
 impl Lab {
     fn new(registry: &Registry) -> Lab {
         let folder = tempfile::Builder::new().prefix("a, \"b\":c ").tempdir().unwrap();
+        let lab = Lab::at(folder.path(), registry.host());
+        Lab { _keeper: Some(folder), ..lab }
+    }
+
+    fn at(folder: &Path, host: String) -> Lab {
         for name in ["fs/p/data", "jobs", "state"] {
-            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+            std::fs::create_dir_all(folder.join(name)).unwrap();
         }
         // An empty file: nobody's own credentials are looked at.
-        std::fs::write(folder.path().join("auth.json"), "{}").unwrap();
+        std::fs::write(folder.join("auth.json"), "{}").unwrap();
         let settings = Settings {
             program: Some(program()),
-            insecure_registries: vec![registry.host()],
-            auth_file: Some(folder.path().join("auth.json")),
+            insecure_registries: vec![host],
+            auth_file: Some(folder.join("auth.json")),
             // This machine withholds a capability from root that Apptainer would ask for.
             exec_options: vec!["--no-privs".into()],
             ..Settings::default()
         };
-        Lab { folder, settings }
+        Lab { folder: folder.to_path_buf(), _keeper: None, settings }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().canonicalize().unwrap().join(name)
+        self.folder.canonicalize().unwrap().join(name)
     }
 
     fn images(&self) -> Images {
@@ -310,6 +316,45 @@ async fn a_pull_that_is_broken_off_leaves_nothing() {
     }
     registry.fail(Fault::None);
     prepared(&images, &task).await;
+}
+
+/// Whether any process of this machine works in a folder.
+fn worked_in(folder: &Path) -> bool {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|process| process.path().join("cwd").read_link().ok()).any(|cwd| cwd.starts_with(folder))
+}
+
+/// Two roles: the executor that is killed is this very test, started again with a lab to work in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_dies_with_its_executor_and_the_next_start_removes_what_it_left() {
+    if let (Ok(folder), Ok(host)) = (std::env::var("POLLINATOR_TEST_LAB"), std::env::var("POLLINATOR_TEST_REGISTRY")) {
+        let lab = Lab::at(Path::new(&folder), host.clone());
+        let ended = lab.images().prepare(&lab.task("k1", &format!("{host}/box:v1"), |_| {})).await;
+        panic!("it was to be killed, and ended with {ended:?}");
+    }
+    let registry = Registry::start(Access::Open);
+    registry.push("box", "v1", &Image::make(&Recipe { ballast: 300_000, ..Recipe::default() }));
+    registry.fail(Fault::StalledBlobs);
+    let lab = Lab::new(&registry);
+    let name = "a_pull_dies_with_its_executor_and_the_next_start_removes_what_it_left";
+    let mut executor = Command::new(std::env::current_exe().unwrap());
+    executor.args(["--exact", name]).env("POLLINATOR_TEST_LAB", lab.path("")).env("POLLINATOR_TEST_REGISTRY", registry.host());
+    let mut executor = executor.spawn().unwrap();
+    registry.until_asked("/blobs/").await;
+    let work = lab.path("state/images/work");
+    assert!(worked_in(&work), "Apptainer works there");
+    executor.kill().unwrap();
+    executor.wait().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while worked_in(&work) {
+        assert!(Instant::now() < end, "Apptainer lives on");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(lab.kept().iter().any(|name| name.starts_with("work/")), "{:?}", lab.kept());
+    let images = lab.images();
+    assert!(lab.kept().iter().all(|name| name.starts_with("tags/")), "{:?}", lab.kept());
+    registry.fail(Fault::None);
+    prepared(&images, &lab.task("k1", &format!("{}/box:v1", registry.host()), |_| {})).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
