@@ -440,6 +440,31 @@ async fn local_images_are_taken_from_where_they_may_lie() {
     assert_eq!(out(&lab.run(&images, &task).await), "docker");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sif_of_a_registry_is_pulled_as_it_is() {
+    let registry = Registry::start(Access::Bearer);
+    registry.push("box", "v1", &marked("converted once"));
+    let mut lab = Lab::new(&registry);
+    lab.settings.max_layer_bytes = 0;
+    registry.write_auth_file(&lab.path("auth.json"), registry::PASSWORD);
+    let images = lab.images();
+    let job = |id: &str, name: &str| {
+        let name = name.replace("HOST", &registry.host());
+        lab.task(id, &name, |spec| spec["kwargs"]["cmd"] = json!("cat /etc/marker"))
+    };
+    let made = prepared(&images, &job("o1", "HOST/box:v1")).await.sif;
+    let bytes = std::fs::read(&made).unwrap();
+    registry.push("sifs/box", "v1", &Image::of_sif(bytes.clone()));
+    let task = job("o2", "oras://HOST/sifs/box:v1");
+    let ready = prepared(&images, &task).await;
+    assert_ne!(ready.sif, made);
+    assert!(std::fs::read(&ready.sif).unwrap() == bytes, "byte for byte");
+    assert_eq!(out(&lab.run(&images, &task).await), "converted once");
+    registry.take_requests();
+    prepared(&images, &job("o3", "oras://HOST/sifs/box:v1")).await;
+    assert_eq!(registry.count("/blobs/"), 0);
+}
+
 #[tokio::test]
 async fn without_apptainer_it_is_said_what_to_do() {
     let registry = Registry::start(Access::Open);

@@ -109,6 +109,16 @@ impl Image {
         Image { manifest, config, layers, tars }
     }
 
+    /// A SIF, as registries hold it for `oras://`.
+    pub fn of_sif(sif: Vec<u8>) -> Image {
+        let config = Blob::new("application/vnd.sylabs.sif.config.v1+json", b"{}".to_vec());
+        let layer = Blob::new("application/vnd.sylabs.sif.layer.v1.sif", sif);
+        let manifest = json!({ "schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config.descriptor(),
+            "layers": [layer.descriptor()] });
+        let manifest = Blob::new(OCI_MANIFEST, manifest.to_string().into_bytes());
+        Image { manifest, config, layers: vec![layer], tars: Vec::new() }
+    }
+
     /// What a registry stores beside the manifest.
     pub fn blobs(&self) -> impl Iterator<Item = &Blob> {
         std::iter::once(&self.config).chain(&self.layers)

@@ -236,7 +236,14 @@ pub fn cause(tail: &[String], status: &str) -> Cause {
         (Some("the registry's certificate is not trusted on this machine"), false)
     } else if has(&["unauthorized", "authentication required", "denied: requested access"]) {
         (Some("the registry wants other credentials"), false)
-    } else if has(&["digest mismatch", "does not match", "unexpected digest", "digest did not match", "invalid checksum"]) {
+    } else if has(&[
+        "digest mismatch",
+        "does not match",
+        "error verifying",
+        "unexpected digest",
+        "digest did not match",
+        "invalid checksum",
+    ]) {
         (Some("what came is not what the digest says; nothing of it was kept"), false)
     } else if has(&["\"mksquashfs\": executable", "mksquashfs not found", "could not find mksquashfs"]) {
         (Some("mksquashfs is missing: install squashfs-tools"), false)
@@ -295,6 +302,7 @@ mod tests {
         assert_eq!(odd, Cause { reason: "exit status: 255: something odd".into(), temporary: false });
         assert!(told("reading blob: unexpected EOF").temporary);
         assert!(!told("manifest unknown").temporary);
+        assert!(told("error verifying sha256 checksum after reading 3 bytes").reason.contains("nothing of it was kept"));
         assert_eq!(cause(&[], "signal: 9").reason, "signal: 9: it said nothing");
     }
 
