@@ -223,7 +223,7 @@ pub fn engine(backend: Backend, around: Surroundings) -> Result<Arc<dyn Engine>,
         |name: &str| Err(Error::Internal { reason: format!("the {name} backend of {} is being built", around.name) });
     match backend {
         Backend::Process => Ok(Arc::new(process::ProcessEngine)),
-        Backend::Slurm(settings) => Ok(Arc::new(slurm::SlurmEngine::new(*settings, &around))),
+        Backend::Slurm(settings) => Ok(Arc::new(slurm::SlurmEngine::new(*settings, &around)?)),
         Backend::Container(_) => unfinished("container"),
         Backend::Kubernetes(_) => unfinished("Kubernetes"),
     }

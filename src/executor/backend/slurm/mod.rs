@@ -36,7 +36,10 @@ use super::payload;
 use super::payload::private_file;
 use super::statuses;
 use super::tries;
+use crate::executor::error::Error;
 use crate::executor::growth::Growth;
+use crate::executor::image::Images;
+use crate::executor::image::exec;
 use crate::executor::spec::Work;
 use async_trait::async_trait;
 use cluster::Cluster;
@@ -69,14 +72,23 @@ pub struct SlurmEngine {
     settings: Settings,
     executor: String,
     cluster: Arc<Cluster>,
+    /// None where commands run on the nodes themselves.
+    images: Option<Images>,
     growth: Arc<Growth>,
 }
 
 impl SlurmEngine {
     /// With these settings.
-    pub fn new(settings: Settings, around: &Surroundings) -> SlurmEngine {
+    ///
+    /// # Errors
+    /// Those of the image folder.
+    pub fn new(settings: Settings, around: &Surroundings) -> Result<SlurmEngine, Error> {
         let cluster = Cluster::new(Programs::new(&settings), settings.pace());
-        SlurmEngine { settings, executor: around.name.clone(), cluster, growth: around.growth.clone() }
+        let images = match settings.containers {
+            Containers::Apptainer => Some(Images::new(settings.images.clone(), &around.state_dir)?),
+            Containers::None => None,
+        };
+        Ok(SlurmEngine { settings, executor: around.name.clone(), cluster, images, growth: around.growth.clone() })
     }
 
     /// The job that was submitted for this folder, as Slurm knows it by its comment.
@@ -90,50 +102,42 @@ impl SlurmEngine {
     }
 
     /// Writes all that the job reads on its nodes; gives the batch script.
-    fn write(&self, task: &Task) -> Result<PathBuf, Failure> {
+    async fn write(&self, task: &Task) -> Result<PathBuf, Failure> {
         let Work::Execute(command) = &task.job.work else {
             return Err(Failure::Unsupported { field: "funcname".into(), reason: "there is nothing to run".into() });
         };
         let folder = &task.folder;
-        let start = match self.settings.containers {
-            Containers::Apptainer => self.in_image(task)?,
-            Containers::None => {
-                let dir = payload::folder(folder);
-                vec![
-                    "/bin/sh".into(),
-                    dir.join(payload::SCRIPT).to_string_lossy().into_owned(),
-                    dir.to_string_lossy().into_owned(),
-                ]
+        let (start, work) = match &self.images {
+            Some(images) => {
+                let mut variables = environment::in_container(task);
+                variables.entry("HOME".into()).or_insert_with(|| exec::HOME.into());
+                payload::write(folder, &variables, command)?;
+                (in_image(images, task).await?, folder.clone())
             }
-        };
-        match self.settings.containers {
-            Containers::Apptainer => payload::write(folder, &environment::in_container(task), command)?,
-            Containers::None => payload::write(folder, &environment::on_node(task), &environment::localized(task, command))?,
-        };
-        let work = match self.settings.containers {
-            Containers::Apptainer => folder.clone(),
-            Containers::None => environment::work_folder(task)?,
+            None => {
+                let payload = payload::write(folder, &environment::on_node(task), &environment::localized(task, command))?;
+                let text = |path: &Path| path.to_string_lossy().into_owned();
+                (vec!["/bin/sh".into(), text(&payload.join(payload::SCRIPT)), text(&payload)], environment::work_folder(task)?)
+            }
         };
         let rank_script = folder.join("rank.sh");
         let step = request::step(&self.settings, &self.cluster.programs().path("srun"), task, &rank_script, &work);
         let lines = |words: &[String]| words.iter().map(|word| payload::encode(word) + "\n").collect::<String>();
-        private_file(&rank_script, script::RANK.as_bytes())?;
-        private_file(&folder.join("step"), lines(&step).as_bytes())?;
-        private_file(&folder.join("start"), lines(&start).as_bytes())?;
-        private_file(
-            &folder.join("modules"),
-            self.settings.modules.iter().map(|m| format!("{m}\n")).collect::<String>().as_bytes(),
-        )?;
+        let modules = self.settings.modules.iter().map(|module| format!("{module}\n")).collect();
         let batch = folder.join("batch.sh");
-        private_file(&batch, script::BATCH.as_bytes())?;
+        for (path, text) in [
+            (&rank_script, script::RANK.to_owned()),
+            (&folder.join("step"), lines(&step)),
+            (&folder.join("start"), lines(&start)),
+            (&folder.join("modules"), modules),
+            (&batch, script::BATCH.to_owned()),
+        ] {
+            private_file(path, text.as_bytes())?;
+        }
         for output in self.outputs(task) {
             append(&output.path)?;
         }
         Ok(batch)
-    }
-
-    fn in_image(&self, _task: &Task) -> Result<Vec<String>, Failure> {
-        Err(Failure::Unsupported { field: "kwargs.docker-image".into(), reason: "images are being built".into() })
     }
 
     /// What the job left, with Slurm's word where it ended the job.
@@ -223,12 +227,15 @@ impl Engine for SlurmEngine {
         true
     }
 
-    async fn prepare(&self, _task: &Task) -> Result<Vec<String>, Failure> {
-        Ok(Vec::new())
+    async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure> {
+        match &self.images {
+            Some(images) => Ok(images.prepare(task).await?.lines),
+            None => Ok(Vec::new()),
+        }
     }
 
     async fn start(&self, task: &Task) -> Result<Handle, Failure> {
-        let batch = self.write(task)?;
+        let batch = self.write(task).await?;
         let attempt = tries::next(&task.folder)?;
         let words = request::sbatch(&self.settings, task, &self.executor, &batch, attempt)?;
         let said = self.cluster.programs().run("sbatch", words).await?;
@@ -324,6 +331,17 @@ impl Engine for SlurmEngine {
     fn outputs(&self, task: &Task) -> Vec<Output> {
         super::outputs(task)
     }
+}
+
+/// The words that run a process in the image that was made ready.
+async fn in_image(images: &Images, task: &Task) -> Result<Vec<String>, Failure> {
+    let program = images.program().await?;
+    let words = exec::words(images.settings(), &program.word, &program.version, task, &Images::chosen(task)?, None)?;
+    let text = |word: OsString| {
+        let reason = "a folder on the way to the job has a name that is not UTF-8";
+        word.into_string().map_err(|_| Failure::Unsupported { field: "fs".into(), reason: reason.into() })
+    };
+    words.into_iter().map(text).collect()
 }
 
 /// The job's id at Slurm, as its batch script left it.
