@@ -135,7 +135,9 @@ async fn concurrent_processes_of_one_project_keep_each_others_results() {
     let mut ids = Vec::new();
     for n in 0..4 {
         let cmd = format!("sleep 0.{n}; echo {n} > result/{n}.txt; sleep 0.{}", 5 - n);
-        ids.push(rig.submit(&cmd, &[]).await);
+        // Each with a folder for its snapshot: one folder holds one snapshot at a time.
+        let own = |spec: &mut Value| spec["fs"]["snapshots"][0]["dir"] = json!(format!("/pollinator/p/{n}/src"));
+        ids.push(rig.submit_with(&cmd, &[], own).await);
     }
     for id in &ids {
         assert_eq!(rig.ended(id).await.0.state, ProcessState::Success);
@@ -197,7 +199,9 @@ async fn a_snapshot_that_was_here_before_is_not_asked_for_again() {
     let running = rig.start();
     let (process, log) = rig.ended(&first).await;
     assert_eq!((process.state, log.as_str()), (ProcessState::Success, "the very word\n"));
-    std::fs::write(rig.fs("pollinator/p/snapshot/src/deep/word"), "another one\n").unwrap();
+    let word = rig.fs("pollinator/p/snapshot/src/deep/word");
+    std::fs::remove_file(&word).unwrap();
+    std::fs::write(&word, "another one\n").unwrap();
     let again = process.spec.clone();
     rig.user.remove_file("/pollinator/p/src", "main.sh").await.unwrap();
     rig.user.remove_file("/pollinator/p/src/deep", "word").await.unwrap();

@@ -21,14 +21,12 @@ use crate::event::Direction;
 use crate::event::Event;
 use crate::index::KnownObject;
 use crate::index::RelPath;
-use crate::index::Stat;
 use crate::journal::Journal;
 use crate::journal::base::BaseFile;
 use crate::journal::removed::RemovedFile;
 use crate::journal::uploads::OpenUpload;
 use futures_util::StreamExt;
 use std::collections::BTreeSet;
-use std::path::Path;
 
 impl Work<'_> {
     /// Does what was planned: first what makes room here, then both directions, removals in the colony last.
@@ -54,7 +52,8 @@ impl Work<'_> {
         for entry in entries {
             let Some(seen) = self.local.files.get(&entry.path).map(|file| file.stat) else { continue };
             let (root, path) = (self.root.clone(), entry.path.clone());
-            let removed = blocking(move || remove_file(&root, &path, &seen).map_err(|e| Failed::File(e.to_string()))).await;
+            let removed =
+                blocking(move || place::remove_below(&root, &path, &seen).map_err(|e| Failed::File(e.to_string()))).await;
             match removed {
                 Ok(()) => {
                     self.local.files.remove(&entry.path);
@@ -255,19 +254,4 @@ async fn remove_row(cfs: &Cfs, journal: &Journal, policy: Policy, label: &str, n
         journal.note_removed(&noted.collect::<Vec<_>>()).map_err(|error| Failed::All(error.into()))?;
     }
     Ok(cfs.client.remove_file(label, name).await?)
-}
-
-/// Removes a file that is still what was looked at (or the folder that a marker stands for), and the folders above it that are
-/// empty then.
-fn remove_file(root: &Path, path: &RelPath, seen: &Stat) -> std::io::Result<()> {
-    if !path.is_folder_marker() {
-        place::remove_unwritten(&path.under(root), seen)?;
-    }
-    for folder in path.ancestors() {
-        // A folder that holds something stays.
-        if std::fs::remove_dir(folder.under(root)).is_err() {
-            break;
-        }
-    }
-    Ok(())
 }

@@ -11,6 +11,7 @@ use super::large;
 use super::list::RemoteFile;
 use super::place;
 use super::place::Expected;
+use super::place::Way;
 use super::place::local;
 use super::unfinished::Unfinished;
 use super::upload::Failed;
@@ -79,8 +80,8 @@ pub(super) struct Brought {
 
 /// A file under a temporary name.
 pub(super) enum Temporary {
-    /// Removed however this ends; once renamed there is nothing to remove.
-    Passing(TempPath),
+    /// Removed however this ends, by way of its open folder; once renamed there is nothing to remove.
+    Passing(TempPath, #[allow(dead_code)] Way),
     /// Stays for the next time.
     Kept(Unfinished),
 }
@@ -88,8 +89,8 @@ pub(super) enum Temporary {
 impl Temporary {
     fn path(&self) -> &Path {
         match self {
-            Temporary::Passing(path) => path,
-            Temporary::Kept(unfinished) => unfinished.path(),
+            Temporary::Passing(path, _) => path,
+            Temporary::Kept(unfinished) => unfinished.at(),
         }
     }
 }
@@ -101,8 +102,16 @@ pub(super) async fn download(
     expected: Expected,
     progress: store::Progress<'_>,
 ) -> Result<Fetched, Failed> {
+    // The path that people know, not the one by way of an open folder.
+    bring(desk, file, expected, progress).await.map_err(|failed| match failed {
+        Failed::All(Error::NoSpace { .. }) => Failed::All(Error::NoSpace { path: file.path.under(desk.root) }),
+        failed => failed,
+    })
+}
+
+async fn bring(desk: &Desk<'_>, file: &RemoteFile, expected: Expected, progress: store::Progress<'_>) -> Result<Fetched, Failed> {
     let (root, path) = (desk.root.to_owned(), file.path.clone());
-    let target = blocking(move || place::make_way(&root, &path)).await?;
+    let way = blocking(move || place::make_way(&root, &path)).await?;
     if file.path.is_folder_marker() {
         return Ok(Fetched { mode: DEFAULT_MODE, kept: None, travelled: 0, copied: false, etag: None });
     }
@@ -111,15 +120,15 @@ pub(super) async fn download(
         travelled.fetch_add(bytes, Ordering::Relaxed);
         progress(bytes);
     };
-    let copied = copy(desk, file, &target).await?;
+    let copied = copy(desk, file, &way).await?;
     let is_copied = copied.is_some();
     let Brought { temporary, mode, etag } = match copied {
         Some(copied) => copied,
-        None => fetch(desk, file, &target, &moved).await?,
+        None => fetch(desk, file, &way, &moved).await?,
     };
     let path = file.path.clone();
     let kept = blocking(move || {
-        let kept = place::put_in_place(temporary.path(), &target, mode, expected)?;
+        let kept = place::put_in_place(temporary.path(), &way.target(), mode, expected)?;
         if let Temporary::Kept(unfinished) = temporary {
             unfinished.forget()?;
         }
@@ -130,12 +139,12 @@ pub(super) async fn download(
 }
 
 /// Copies a content that is here already; none where it is not.
-async fn copy(desk: &Desk<'_>, file: &RemoteFile, target: &Path) -> Result<Option<Brought>, Failed> {
+async fn copy(desk: &Desk<'_>, file: &RemoteFile, way: &Way) -> Result<Option<Brought>, Failed> {
     if !desk.sources.may_have(file) {
         return Ok(None);
     }
-    let (sources, wanted, temporary) = (desk.sources.clone(), file.clone(), temporary_beside(target)?);
-    let copied = blocking(move || Ok(sources.copy(&wanted, &temporary)?.map(|mode| (temporary, mode)))).await?;
+    let (sources, wanted, temporary) = (desk.sources.clone(), file.clone(), temporary_beside(way)?);
+    let copied = blocking(move || Ok(sources.copy(&wanted, temporary.path())?.map(|mode| (temporary, mode)))).await?;
     let Some((temporary, mode)) = copied else { return Ok(None) };
     // The bits are what was stored with the object, as for a file that is fetched. Where the object is gone, the content is
     // here all the same, and those of the file it was copied from are the best guess.
@@ -143,24 +152,25 @@ async fn copy(desk: &Desk<'_>, file: &RemoteFile, target: &Path) -> Result<Optio
         Some(object) => mode_of(&object.metadata),
         None => mode | 0o600,
     };
-    Ok(Some(Brought { temporary: Temporary::Passing(temporary), mode, etag: None }))
+    Ok(Some(Brought { temporary, mode, etag: None }))
 }
 
-async fn fetch(desk: &Desk<'_>, file: &RemoteFile, target: &Path, progress: store::Progress<'_>) -> Result<Brought, Failed> {
+async fn fetch(desk: &Desk<'_>, file: &RemoteFile, way: &Way, progress: store::Progress<'_>) -> Result<Brought, Failed> {
     if file.size > large::LARGE
-        && let Some(brought) = large::fetch(desk, file, target, progress).await?
+        && let Some(brought) = large::fetch(desk, file, way, progress).await?
     {
         return Ok(brought);
     }
-    let temporary = temporary_beside(target)?;
-    let (mode, etag) = fetch_to(desk.cfs, file, &temporary, progress).await?;
-    Ok(Brought { temporary: Temporary::Passing(temporary), mode, etag })
+    let temporary = temporary_beside(way)?;
+    let (mode, etag) = fetch_to(desk.cfs, file, temporary.path(), progress).await?;
+    Ok(Brought { temporary, mode, etag })
 }
 
 /// Removed however this ends, also when nobody waits for it any more.
-fn temporary_beside(target: &Path) -> Result<TempPath, Failed> {
-    let temporary = place::temporary_beside(target).map_err(|e| local(target, &e))?;
-    TempPath::try_from_path(temporary).map_err(|e| local(target, &e))
+fn temporary_beside(way: &Way) -> Result<Temporary, Failed> {
+    let temporary = place::temporary_beside(&way.target()).map_err(|e| local(&way.full(), &e))?;
+    let path = TempPath::try_from_path(temporary).map_err(|e| local(&way.full(), &e))?;
+    Ok(Temporary::Passing(path, way.clone()))
 }
 
 /// What the stored permission bits make of a file here. Set-id bits of a stranger's file are not taken over.

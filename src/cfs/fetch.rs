@@ -13,10 +13,15 @@ use crate::event::Direction;
 use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
+use crate::index;
 use crate::index::Index;
+use crate::index::LocalTree;
 use crate::index::ignore::Rules;
 use futures_util::StreamExt;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::path::PathBuf;
 
 /// What [`fetch`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,6 +50,7 @@ pub async fn fetch(
     jobs: usize,
     events: &Events,
 ) -> Result<FetchReport, Error> {
+    let folder = &index::canonical_name(folder);
     let (root, cache) = (folder.to_owned(), index.clone());
     let there = tokio::task::spawn_blocking(move || {
         let mut rules = Rules::new(&root, None)?;
@@ -53,23 +59,74 @@ pub async fn fetch(
     let there = there.await.map_err(|e| Error::Local { path: folder.into(), source: std::io::Error::other(e) })??;
     let is_there = |f: &&RemoteFile| there.files.get(&f.path).is_some_and(|l| l.sha256 == f.sha256);
     let missing: Vec<RemoteFile> = files.iter().filter(|f| !is_there(f)).cloned().collect();
-    let mut report = FetchReport { present: (files.len() - missing.len()) as u64, ..FetchReport::default() };
+    let present = (files.len() - missing.len()) as u64;
+    let (cache, root, wanted) = (index.clone(), folder.to_owned(), missing.clone());
+    let sources = here::look(folder, move || {
+        let names = wanted.iter().map(|f| f.path.clone()).collect();
+        Sources::find(&cache, &there, &root, &contents(&wanted), &names)
+    });
+    let report = bring(cfs, &sources.await?, missing, (folder, tree), jobs, events).await?;
+    Ok(FetchReport { present, ..report })
+}
+
+/// Files that are known not to be in a folder.
+#[derive(Clone, Debug)]
+pub struct Missing<'a> {
+    /// What is to be brought.
+    pub files: Vec<RemoteFile>,
+    /// Where their contents may stand on this machine beside where the index knows them: SHA-256 and paths.
+    pub elsewhere: BTreeMap<String, Vec<PathBuf>>,
+    /// The folder.
+    pub folder: &'a Path,
+    /// For events.
+    pub tree: Tree,
+}
+
+/// As [`fetch`], of files that are known to be missing: the folder is not looked at.
+///
+/// # Errors
+/// As of [`fetch`].
+pub async fn fetch_missing(
+    cfs: &Cfs,
+    index: &Index,
+    missing: Missing<'_>,
+    jobs: usize,
+    events: &Events,
+) -> Result<FetchReport, Error> {
+    let Missing { files, elsewhere, folder, tree } = missing;
+    let folder = &index::canonical_name(folder);
+    let (cache, root, wanted) = (index.clone(), folder.to_owned(), files.clone());
+    let sources = here::look(folder, move || {
+        let mut sources = Sources::find(&cache, &LocalTree::default(), &root, &contents(&wanted), &BTreeSet::new());
+        for (sha256, paths) in elsewhere {
+            paths.into_iter().rev().for_each(|path| sources.add(&sha256, path));
+        }
+        sources
+    });
+    bring(cfs, &sources.await?, files, (folder, tree), jobs, events).await
+}
+
+fn contents(files: &[RemoteFile]) -> BTreeSet<&str> {
+    files.iter().filter(|f| f.size > 0).map(|f| f.sha256.as_str()).collect()
+}
+
+async fn bring(
+    cfs: &Cfs,
+    sources: &Sources,
+    missing: Vec<RemoteFile>,
+    (folder, tree): (&Path, Tree),
+    jobs: usize,
+    events: &Events,
+) -> Result<FetchReport, Error> {
+    let mut report = FetchReport::default();
     if missing.is_empty() {
         return Ok(report);
     }
     let (count, bytes) = (missing.len() as u64, missing.iter().map(|f| f.size).sum());
     let direction = Direction::Download;
     events.emit(Event::TransferStarted { tree, direction, files: count, bytes });
-    let (cache, root, wanted) = (index.clone(), folder.to_owned(), missing.clone());
-    let sources = here::look(folder, move || {
-        let root = root.canonicalize().unwrap_or(root);
-        let names = wanted.iter().map(|f| f.path.clone()).collect();
-        let wanted = wanted.iter().filter(|f| f.size > 0).map(|f| f.sha256.as_str()).collect();
-        Sources::find(&cache, &there, &root, &wanted, &names)
-    });
     // What is fetched here belongs to one run: an unfinished part of it serves nobody later.
-    let sources = sources.await?;
-    let desk = Desk::new(cfs, None, folder, &sources, jobs);
+    let desk = Desk::new(cfs, None, folder, sources, jobs);
     let outcome = fetch_all(&desk, missing, tree, jobs, events, &mut report).await;
     report.problems.sort();
     let (files, bytes, problems) = (report.fetched, report.bytes, report.problems.len() as u64);

@@ -11,6 +11,7 @@ use super::download::mode_of;
 use super::download::not_fetched;
 use super::here::digest_of;
 use super::list::RemoteFile;
+use super::place::Way;
 use super::place::local;
 use super::unfinished::Unfinished;
 use super::upload::Failed;
@@ -35,7 +36,7 @@ pub(super) const AT_ONCE: usize = 4;
 pub(super) async fn fetch(
     desk: &Desk<'_>,
     file: &RemoteFile,
-    target: &Path,
+    way: &Way,
     progress: store::Progress<'_>,
 ) -> Result<Option<Brought>, Failed> {
     let object = desk.cfs.store.head(&file.object).await?.ok_or_else(gone)?;
@@ -45,9 +46,9 @@ pub(super) async fn fetch(
             object.size, file.size
         )));
     }
-    let (journal, root, target) = (desk.journal.cloned(), desk.root.to_owned(), target.to_owned());
+    let (journal, root, way) = (desk.journal.cloned(), desk.root.to_owned(), way.clone());
     let (wanted, etag) = (file.clone(), object.etag.clone());
-    let mut unfinished = blocking(move || Unfinished::open(journal.as_ref(), &root, &target, &wanted, &etag)).await?;
+    let mut unfinished = blocking(move || Unfinished::open(journal.as_ref(), &root, &way, &wanted, &etag)).await?;
     loop {
         match fetch_ranges(desk, file, &object, &unfinished, progress).await {
             Ok(Ranged::Whole) => {}
@@ -86,7 +87,7 @@ pub(super) async fn fetch(
 fn digest(unfinished: Unfinished) -> Result<(Unfinished, (u64, String)), Failed> {
     let mut file = unfinished.file();
     let found = file.rewind().and_then(|()| digest_of(&mut file)).and_then(|found| file.sync_all().map(|()| found));
-    let found = found.map_err(|e| local(unfinished.path(), &e))?;
+    let found = found.map_err(|e| local(unfinished.at(), &e))?;
     Ok((unfinished, found))
 }
 
@@ -110,7 +111,7 @@ async fn fetch_ranges(
     unfinished: &Unfinished,
     progress: store::Progress<'_>,
 ) -> Result<Ranged, NotCome> {
-    let path = unfinished.path();
+    let path = unfinished.at();
     let missing: Vec<Range<u64>> = ranges(file.size).filter(|range| !unfinished.has(range.start, range.end)).collect();
     let mut running = futures_util::stream::iter(missing)
         .map(|range| async move {

@@ -27,7 +27,9 @@ mod verify;
 
 pub use error::Error;
 pub use fetch::FetchReport;
+pub use fetch::Missing;
 pub use fetch::fetch;
+pub use fetch::fetch_missing;
 pub use list::RemoteFile;
 pub use list::RemoteTree;
 pub use plan::Plan;

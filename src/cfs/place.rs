@@ -4,16 +4,23 @@
 
 use super::Error;
 use super::upload::Failed;
+use crate::index::Folder;
 use crate::index::RelPath;
 use crate::index::Stat;
 use crate::index::TEMPORARY;
 use std::ffi::CString;
+use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::io;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Permission bits of a folder; the user's mask takes from them.
+const FOLDER_MODE: u32 = 0o777;
 
 /// What is known of the place where a file is put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,34 +43,78 @@ pub(super) fn local(path: &Path, error: &io::Error) -> Failed {
     }
 }
 
-/// Makes the folders that lead to a file, and gives its full path. A folder that is a symbolic link, or a file, is refused:
-/// what is written must stay below the tree.
-pub(super) fn make_way(root: &Path, path: &RelPath) -> Result<PathBuf, Failed> {
-    std::fs::create_dir_all(root).map_err(|e| local(root, &e))?;
-    let mut folders: Vec<RelPath> = path.ancestors().collect();
-    folders.reverse();
-    for folder in folders {
-        let full = folder.under(root);
-        match std::fs::symlink_metadata(&full) {
-            Ok(metadata) if metadata.is_dir() => {}
-            Ok(metadata) if metadata.is_symlink() => {
-                return Err(Failed::File(format!("is not written: {folder} is a symbolic link here")));
-            }
-            Ok(_) => return Err(Failed::File(format!("cannot be written: {folder} is a file here"))),
-            Err(error) if error.kind() == ErrorKind::NotFound => match std::fs::create_dir(&full) {
-                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(local(&full, &error)),
-                _ => {}
-            },
-            Err(error) => return Err(local(&full, &error)),
-        }
+/// Where a file is put: the folder that it stands in is open, so that nobody can lead us to another one.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    folder: Arc<Folder>,
+    name: OsString,
+}
+
+impl Way {
+    /// Its path, as long as this lives: by way of the open folder.
+    pub(super) fn target(&self) -> PathBuf {
+        self.folder.at(&self.name)
     }
-    let full = path.under(root);
-    match std::fs::symlink_metadata(&full) {
+
+    /// Its path as people know it.
+    pub(super) fn full(&self) -> PathBuf {
+        self.folder.name().join(&self.name)
+    }
+}
+
+/// Makes the folders that lead to a file. A folder that is a symbolic link, or a file, is refused: what is written must stay below
+/// the tree. `root` holds no link.
+pub(super) fn make_way(root: &Path, path: &RelPath) -> Result<Way, Failed> {
+    let mut folder = Folder::make(root).map_err(|e| local(root, &e))?;
+    let mut ancestors: Vec<RelPath> = path.ancestors().collect();
+    ancestors.reverse();
+    for ancestor in ancestors {
+        folder = folder.enter_or_make(OsStr::new(ancestor.name()), FOLDER_MODE).map_err(|error| match error.kind() {
+            ErrorKind::NotADirectory => in_the_way(root, &ancestor),
+            _ => local(&ancestor.under(root), &error),
+        })?;
+    }
+    let way = Way { folder: Arc::new(folder), name: path.name().into() };
+    match way.target().symlink_metadata() {
         Ok(metadata) if metadata.is_dir() && !path.is_folder_marker() => {
             Err(Failed::File("cannot be written: a folder of that name is here".into()))
         }
-        _ => Ok(full),
+        _ => Ok(way),
     }
+}
+
+fn in_the_way(root: &Path, folder: &RelPath) -> Failed {
+    let is_link = folder.under(root).symlink_metadata().is_ok_and(|found| found.is_symlink());
+    Failed::File(match is_link {
+        true => format!("is not written: {folder} is a symbolic link here"),
+        false => format!("cannot be written: {folder} is a file here"),
+    })
+}
+
+/// Removes a file that is still what was looked at (or the folder that a marker stands for), and the folders above it that are
+/// empty then. A folder that is a link by now is left alone, with all that it leads to.
+pub(super) fn remove_below(root: &Path, path: &RelPath, seen: &Stat) -> io::Result<()> {
+    let mut ancestors: Vec<RelPath> = path.ancestors().collect();
+    ancestors.reverse();
+    let mut folders = vec![Folder::open(root)?];
+    for ancestor in &ancestors {
+        let Some(within) = folders.last() else { break };
+        match within.enter(OsStr::new(ancestor.name())) {
+            Ok(folder) => folders.push(folder),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+    if let (Some(folder), false) = (folders.last(), path.is_folder_marker()) {
+        remove_unwritten(&folder.at(OsStr::new(path.name())), seen)?;
+    }
+    for (within, name) in folders.iter().zip(&ancestors).rev() {
+        // A folder that holds something stays.
+        if std::fs::remove_dir(within.at(OsStr::new(name.name()))).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// `.<name>.pollinator-<random>` in the same folder, so that renaming it is one step.
@@ -148,7 +199,7 @@ fn exchange(temporary: &Path, target: &Path, seen: &Stat) -> io::Result<Option<S
 }
 
 /// Removes a file that is still what was looked at; what was written to meanwhile stays.
-pub(super) fn remove_unwritten(target: &Path, seen: &Stat) -> io::Result<()> {
+fn remove_unwritten(target: &Path, seen: &Stat) -> io::Result<()> {
     let temporary = swap_name(target)?;
     match rename(target, &temporary, Flag::NoReplace) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -318,16 +369,22 @@ mod tests {
     #[test]
     fn nothing_is_written_through_a_link_or_a_file() {
         let (place, other) = (Place::new(), tempfile::tempdir().unwrap());
+        let root = place.folder.path().canonicalize().unwrap();
         std::os::unix::fs::symlink(other.path(), place.path("link")).unwrap();
         place.write("file", "");
         fs::create_dir(place.path("folder")).unwrap();
         for bad in ["link/x", "link/deep/x", "file/x", "folder"] {
-            let refused = make_way(place.folder.path(), &RelPath::parse(bad).unwrap());
+            let refused = make_way(&root, &RelPath::parse(bad).unwrap());
             assert!(matches!(refused, Err(Failed::File(_))), "{bad}");
         }
         assert_eq!(fs::read_dir(other.path()).unwrap().count(), 0);
-        let fine = make_way(place.folder.path(), &RelPath::parse("a/b/c").unwrap()).unwrap();
-        assert!(fine.parent().unwrap().is_dir() && !fine.exists());
+        let fine = make_way(&root, &RelPath::parse("a/b/c").unwrap()).unwrap();
+        assert!(root.join("a/b").is_dir() && !fine.target().exists());
+        // What a link leads to is not removed either, nor the folder that it took the place of.
+        let seen = place.write("kept", "");
+        for bad in ["link/kept", "file/x"] {
+            assert!(remove_below(&root, &RelPath::parse(bad).unwrap(), &seen).is_err(), "{bad}");
+        }
     }
 
     #[test]

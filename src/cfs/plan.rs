@@ -23,8 +23,17 @@ pub enum Policy {
         /// Where both sides changed, this one stays.
         keep_local: bool,
     },
+    /// An executor's start in a folder where other jobs are at work: only what is new there, or newer than what nobody here
+    /// touched, comes. Nothing is removed.
+    FetchBeside,
     /// An executor's end: one way out.
     SendOnly {
+        /// Where both sides changed, this one wins.
+        keep_local: bool,
+    },
+    /// An executor's end in a folder where other jobs are at work: as [`Policy::SendOnly`], but nothing is removed in the colony,
+    /// for what is missing here may be about to come.
+    SendBeside {
         /// Where both sides changed, this one wins.
         keep_local: bool,
     },
@@ -33,7 +42,12 @@ pub enum Policy {
 impl Policy {
     /// Whether files may go to the colony.
     pub(super) fn sends(self) -> bool {
-        !matches!(self, Policy::FetchOnly { .. })
+        !self.only_fetches()
+    }
+
+    /// Whether files may only come from there.
+    pub(super) fn only_fetches(self) -> bool {
+        matches!(self, Policy::FetchOnly { .. } | Policy::FetchBeside)
     }
 }
 
@@ -178,10 +192,12 @@ fn differs(here: &Side<'_>, there: &Side<'_>, was: Option<&BaseFile>, policy: Po
         Policy::FetchOnly { keep_local } if only_here_changed && keep_local => Verdict::Leave,
         Policy::FetchOnly { keep_local: true } if !only_there_changed => Verdict::Leave,
         Policy::FetchOnly { .. } => Verdict::Download,
+        Policy::FetchBeside if only_there_changed => Verdict::Download,
+        Policy::FetchBeside => Verdict::Leave,
         // Fetched at the start, replaced by somebody since: the newer one stays.
-        Policy::SendOnly { .. } if only_there_changed => Verdict::Leave,
-        Policy::SendOnly { keep_local } if only_here_changed || keep_local => Verdict::Upload,
-        Policy::SendOnly { .. } => Verdict::Leave,
+        Policy::SendOnly { .. } | Policy::SendBeside { .. } if only_there_changed => Verdict::Leave,
+        Policy::SendOnly { keep_local } | Policy::SendBeside { keep_local } if only_here_changed || keep_local => Verdict::Upload,
+        Policy::SendOnly { .. } | Policy::SendBeside { .. } => Verdict::Leave,
     }
 }
 
@@ -194,10 +210,10 @@ fn only_here(here: &Side<'_>, was: Option<&BaseFile>, policy: Policy) -> Verdict
         Policy::LocalWins | Policy::RemoteWins if untouched && was.is_some_and(|w| w.fetched) => Verdict::RemoveLocal,
         Policy::LocalWins | Policy::RemoteWins => Verdict::Upload,
         Policy::FetchOnly { .. } if untouched => Verdict::RemoveLocal,
-        Policy::FetchOnly { .. } => Verdict::Leave,
+        Policy::FetchOnly { .. } | Policy::FetchBeside => Verdict::Leave,
         // Fetched at the start and removed by somebody since: not brought back.
-        Policy::SendOnly { .. } if untouched => Verdict::Leave,
-        Policy::SendOnly { .. } => Verdict::Upload,
+        Policy::SendOnly { .. } | Policy::SendBeside { .. } if untouched => Verdict::Leave,
+        Policy::SendOnly { .. } | Policy::SendBeside { .. } => Verdict::Upload,
     }
 }
 
@@ -208,7 +224,10 @@ fn only_there(there: &Side<'_>, was: Option<&BaseFile>, policy: Policy) -> Verdi
     match policy {
         Policy::FetchOnly { .. } => Verdict::Download,
         Policy::SendOnly { keep_local: true } if deleted_here => Verdict::RemoveRemote,
-        Policy::SendOnly { .. } => Verdict::Leave,
+        // Another job removed it: whoever is last there carries that over.
+        Policy::FetchBeside if deleted_here => Verdict::Leave,
+        Policy::FetchBeside => Verdict::Download,
+        Policy::SendOnly { .. } | Policy::SendBeside { .. } => Verdict::Leave,
         _ if deleted_here => Verdict::RemoveRemote,
         Policy::Mirror => Verdict::Foreign,
         Policy::LocalWins | Policy::RemoteWins => Verdict::Download,

@@ -128,13 +128,13 @@ pub async fn sync(
 
 /// Whether this folder was ever brought in step with this label.
 pub fn was_synchronized(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<bool, Error> {
-    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let root = index::canonical_name(folder);
     Ok(journal.base_below(&place(cfs, label), &root, &[])?.is_some())
 }
 
 /// Forgets what a folder and a label held when they were last in step: for a folder that is not there for long.
 pub fn forget_tree(cfs: &Cfs, journal: &Journal, label: &str, folder: &Path) -> Result<(), Error> {
-    let root = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let root = index::canonical_name(folder);
     Ok(journal.forget_base(&place(cfs, label), &root)?)
 }
 
@@ -325,7 +325,7 @@ impl<'a> Work<'a> {
         let folder = self.options.folder.clone();
         let kept_here = self.base.files.keys().any(|p| !p.ends_with(FOLDER_MARKER));
         // One way in, whatever is missing here is brought again.
-        if kept_here && !matches!(self.options.policy, Policy::FetchOnly { .. }) {
+        if kept_here && !self.options.policy.only_fetches() {
             if !self.local.exists {
                 return Err(Error::TreeMissing { folder, files });
             }
@@ -483,7 +483,7 @@ fn side(size: u64, sha256: &str, mode: Option<u32>) -> Side<'_> {
 }
 
 pub(super) fn root_of(options: &SyncOptions) -> PathBuf {
-    options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone())
+    index::canonical_name(&options.folder)
 }
 
 async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> Result<(LocalTree, Rules), Error> {

@@ -3,6 +3,7 @@
 
 use super::list::RemoteFile;
 use super::place;
+use super::place::Way;
 use super::place::local;
 use super::upload::Failed;
 use crate::journal;
@@ -25,12 +26,16 @@ use tempfile::TempPath;
 /// A large file that is not whole yet. Only one holder at a time has it: it is locked.
 #[derive(Debug)]
 pub(super) struct Unfinished {
-    path: PathBuf,
+    /// By way of its open folder.
+    at: PathBuf,
     /// Locked as long as it is open.
     file: File,
     book: Book,
     /// What had come when it was opened.
     done: Ranges,
+    /// Last, so that whatever removes the file still finds its folder open.
+    #[allow(dead_code)]
+    way: Way,
 }
 
 /// Where it is written down what has come.
@@ -55,14 +60,14 @@ impl Unfinished {
     pub(super) fn open(
         journal: Option<&Journal>,
         root: &Path,
-        target: &Path,
+        way: &Way,
         file: &RemoteFile,
         etag: &str,
     ) -> Result<Unfinished, Failed> {
         if let Some(journal) = journal {
-            let path = name_beside(target, file);
+            let at = name_beside(&way.target(), file);
             let download = Download {
-                file: path.clone(),
+                file: name_beside(&way.full(), file),
                 root: root.to_owned(),
                 object: file.object.clone(),
                 etag: etag.to_owned(),
@@ -70,30 +75,31 @@ impl Unfinished {
                 size: file.size,
             };
             if let Some(done) = known(journal, &download)?
-                && let Some(file) = open_known(&path).map_err(|e| local(&path, &e))?
+                && let Some(file) = open_known(&at).map_err(|e| local(&at, &e))?
             {
                 // A range that was written down and is not in the file was lost by the machine.
-                let size = file.metadata().map_err(|e| local(&path, &e))?.len();
+                let size = file.metadata().map_err(|e| local(&at, &e))?.len();
                 let done = done.into_iter().filter(|(_, past)| *past <= size).collect();
-                return Ok(Unfinished { path, file, book: Book::Journal(journal.clone(), download), done });
+                return Ok(Unfinished { at, file, book: Book::Journal(journal.clone(), download), done, way: way.clone() });
             }
-            if !is_held(&path) {
-                remove(&path).map_err(|e| local(&path, &e))?;
+            if !is_held(&at) {
+                remove(&at).map_err(|e| local(&at, &e))?;
                 journal.begin_download(&download).map_err(of_journal)?;
-                let file = create(&path).map_err(|e| local(&path, &e))?;
-                return Ok(Unfinished { path, file, book: Book::Journal(journal.clone(), download), done: Ranges::new() });
+                let file = create(&at).map_err(|e| local(&at, &e))?;
+                let book = Book::Journal(journal.clone(), download);
+                return Ok(Unfinished { at, file, book, done: Ranges::new(), way: way.clone() });
             }
-            tracing::debug!(path = %path.display(), "somebody else is fetching it, too");
+            tracing::debug!(path = %way.full().display(), "somebody else is fetching it, too");
         }
-        let path = place::temporary_beside(target).map_err(|e| local(target, &e))?;
-        let guard = TempPath::try_from_path(&path).map_err(|e| local(&path, &e))?;
-        let file = create(&path).map_err(|e| local(&path, &e))?;
-        Ok(Unfinished { path, file, book: Book::None(guard), done: Ranges::new() })
+        let at = place::temporary_beside(&way.target()).map_err(|e| local(&way.full(), &e))?;
+        let guard = TempPath::try_from_path(&at).map_err(|e| local(&at, &e))?;
+        let file = create(&at).map_err(|e| local(&at, &e))?;
+        Ok(Unfinished { at, file, book: Book::None(guard), done: Ranges::new(), way: way.clone() })
     }
 
-    /// Where it is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
+    /// Where it is, as long as this lives: by way of its open folder.
+    pub(super) fn at(&self) -> &Path {
+        &self.at
     }
 
     /// The opened file.
@@ -114,14 +120,14 @@ impl Unfinished {
     /// Notes that a range is written.
     pub(super) fn note(&self, first: u64, past: u64) -> Result<(), Failed> {
         match &self.book {
-            Book::Journal(journal, _) => journal.range_done(&self.path, first, past).map_err(of_journal),
+            Book::Journal(journal, download) => journal.range_done(&download.file, first, past).map_err(of_journal),
             Book::None(_) => Ok(()),
         }
     }
 
     /// Begins from nothing.
     pub(super) fn begin_anew(&mut self) -> Result<(), Failed> {
-        self.file.set_len(0).map_err(|e| local(&self.path, &e))?;
+        self.file.set_len(0).map_err(|e| local(&self.at, &e))?;
         self.done.clear();
         match &self.book {
             Book::Journal(journal, download) => journal.begin_download(download).map_err(of_journal),
@@ -131,9 +137,9 @@ impl Unfinished {
 
     /// Forgets it: it has its name, or is removed here because nothing can come of it.
     pub(super) fn forget(self) -> Result<(), Failed> {
-        remove(&self.path).map_err(|e| local(&self.path, &e))?;
+        remove(&self.at).map_err(|e| local(&self.at, &e))?;
         match &self.book {
-            Book::Journal(journal, _) => journal.forget_download(&self.path).map_err(of_journal),
+            Book::Journal(journal, download) => journal.forget_download(&download.file).map_err(of_journal),
             Book::None(_) => Ok(()),
         }
     }
@@ -249,19 +255,27 @@ mod tests {
 
     impl Place {
         fn new() -> Place {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = tempfile::tempdir_in(std::env::temp_dir().canonicalize().unwrap()).unwrap();
             let journal = Journal::open(&folder.path().join("state")).unwrap();
             Place { folder, journal }
         }
 
         fn open(&self, name: &str, etag: &str) -> Unfinished {
             let root = self.folder.path();
-            Unfinished::open(Some(&self.journal), root, &root.join(name), &remote(name), etag).unwrap()
+            Unfinished::open(Some(&self.journal), root, &way(root, name), &remote(name), etag).unwrap()
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            name_beside(&self.folder.path().join(name), &remote(name))
         }
 
         fn wanted(&self, names: &[&str]) -> BTreeSet<PathBuf> {
             names.iter().map(|name| name_beside(&self.folder.path().join(name), &remote(name))).collect()
         }
+    }
+
+    fn way(root: &Path, name: &str) -> Way {
+        place::make_way(root, &RelPath::parse(name).unwrap()).unwrap()
     }
 
     fn remote(name: &str) -> RemoteFile {
@@ -277,12 +291,13 @@ mod tests {
         for (from, past) in [(0, 50), (50, 100)] {
             first.note(from, past).unwrap();
         }
-        let path = first.path().to_owned();
+        let path = place.path("f");
+        assert!(path.exists());
         drop(first);
         // The second range is not in the file: it is too short.
         let again = place.open("f", "1");
         assert!(again.is_resumed() && again.has(0, 50) && !again.has(50, 100));
-        assert_eq!(again.path(), path);
+        assert!(path.exists());
         drop(again);
         let replaced = place.open("f", "2");
         assert!(!replaced.is_resumed() && replaced.file().metadata().unwrap().len() == 0);
@@ -295,18 +310,19 @@ mod tests {
         let place = Place::new();
         let first = place.open("f", "1");
         let second = place.open("f", "1");
-        assert_ne!(first.path(), second.path());
-        let path = second.path().to_owned();
+        let names = || std::fs::read_dir(place.folder.path()).unwrap().count();
+        let before = names();
         drop(second);
-        assert!(!path.exists() && first.path().exists());
+        assert!(names() == before - 1 && first.at().exists());
         tidy(&place.journal, place.folder.path(), &BTreeSet::new()).unwrap();
-        assert!(first.path().exists(), "it was removed under the one who fetches it");
+        assert!(first.at().exists(), "it was removed under the one who fetches it");
     }
 
     #[test]
     fn what_leads_to_another_file_is_not_written_to() {
         let place = Place::new();
-        let path = place.open("f", "1").path().to_owned();
+        place.open("f", "1");
+        let path = place.path("f");
         let theirs = place.folder.path().join("theirs");
         for link in [|a: &Path, b: &Path| std::os::unix::fs::symlink(a, b), |a: &Path, b: &Path| std::fs::hard_link(a, b)] {
             std::fs::write(&theirs, "theirs").unwrap();
@@ -326,8 +342,9 @@ mod tests {
             place.open(name, "1");
         }
         let elsewhere = tempfile::tempdir().unwrap();
-        let target = elsewhere.path().join("f");
-        Unfinished::open(Some(&place.journal), elsewhere.path(), &target, &remote("f"), "1").unwrap();
+        let other = elsewhere.path().canonicalize().unwrap();
+        let target = other.join("f");
+        Unfinished::open(Some(&place.journal), &other, &way(&other, "f"), &remote("f"), "1").unwrap();
         let path = |name: &str| name_beside(&root.join(name), &remote(name));
         std::fs::remove_file(path("gone")).unwrap();
         tidy(&place.journal, root, &place.wanted(&["kept", "gone"])).unwrap();

@@ -161,7 +161,7 @@ async fn repair(cfs: &Cfs, journal: &Journal, options: &SyncOptions, file: &Remo
 }
 
 fn note_repair(journal: &Journal, cfs: &Cfs, options: &SyncOptions) -> Result<(), Failed> {
-    let root = options.folder.canonicalize().unwrap_or_else(|_| options.folder.clone());
+    let root = index::canonical_name(&options.folder);
     let place = sync::place(cfs, &options.label);
     let base = journal.base(&place, &root).map_err(Error::from)?.unwrap_or_default();
     let change = BaseChange { device: base.device, removal: Some(sync::now()), ..BaseChange::default() };

@@ -26,6 +26,7 @@ pub use options::Capacity;
 pub use options::Described;
 pub use options::Options;
 
+use files::cfs::CfsFiles;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,9 @@ use tokio_util::sync::CancellationToken;
 /// What makes an executor as a whole pointless: [`Error`]. An unreachable colony is not among it: it waits for it.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let places = Arc::new(files::Places::default());
-    let files = Arc::new(files::cfs::CfsFiles::new(&options, places.clone())?);
-    lifecycle::run(options, files, places, shutdown).await
+    let files = Arc::new(CfsFiles::new(&options, places.clone())?);
+    let tidying = tokio::spawn(CfsFiles::keep_tidy((*files).clone(), shutdown.clone()));
+    let ended = lifecycle::run(options, files, places, shutdown).await;
+    tidying.abort();
+    ended
 }

@@ -92,6 +92,7 @@ fn quoting(text: &str) -> Vec<Quote> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn whole_components_only() {
@@ -121,6 +122,26 @@ mod tests {
             let out = std::process::Command::new("sh").args(["-c", &text]).output().unwrap();
             let want = format!("{real}/x\n{real}/x\n{real}/x\na{real}/x\n");
             assert_eq!(String::from_utf8(out.stdout).unwrap(), want, "{text}");
+        }
+    }
+    proptest! {
+        // Each case is a shell.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_folder_and_any_name_arrive(real in "/[ -~äß]{1,12}", name in "[a-z]{1,4}") {
+            let real = real.replace('\n', " ");
+            let text = in_shell(&format!("printf '%s\\n' /cfs/{name} \"/cfs/{name}\" '/cfs/{name}'"), "/cfs", &real);
+            let out = std::process::Command::new("sh").args(["-c", &text]).output().unwrap();
+            prop_assert_eq!(String::from_utf8(out.stdout).unwrap(), format!("{real}/{name}\n").repeat(3), "{}", text);
+        }
+
+        #[test]
+        fn any_text_is_taken(text in any::<String>(), near in "[/cfs'\"$\\\\ ]{0,20}") {
+            for text in [text, near] {
+                let _ = in_shell(&text, "/cfs", "/a b");
+                prop_assert_eq!(in_word(&text, "/cfs", "/cfs"), text);
+            }
         }
     }
 }

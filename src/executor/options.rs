@@ -8,6 +8,8 @@ use crate::config::StoreAccess;
 use crate::executor::backend::container;
 use crate::executor::backend::kubernetes;
 use crate::executor::backend::slurm;
+use crate::executor::files::Keep;
+use crate::executor::files::ShareSnapshots;
 use std::path::PathBuf;
 
 /// Where jobs run.
@@ -97,6 +99,10 @@ pub struct Options {
     /// Seconds of one long poll for work, 5 to 10: a submission may wake another executor of the type than the named one,
     /// which then learns of it only when its own poll runs out.
     pub poll_seconds: u32,
+    /// How snapshots share what is the same in them.
+    pub share_snapshots: ShareSnapshots,
+    /// How long snapshots stay.
+    pub keep_snapshots: Keep,
 }
 
 impl Options {
@@ -121,6 +127,8 @@ impl Options {
             backend: Backend::Process,
             capacity: Capacity::default(),
             poll_seconds: 8,
+            share_snapshots: ShareSnapshots::default(),
+            keep_snapshots: Keep::default(),
         }
     }
 }

@@ -70,6 +70,7 @@ fn digits(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn cpu() {
@@ -90,6 +91,22 @@ mod tests {
         }
         for text in ["12", "-1Mi", "Mi", "1.5Gi", "abc", "1 Gi", "99999999999999Ti"] {
             assert!(memory_mib(text).is_err(), "{text}");
+        }
+    }
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in any::<String>(), near in "[0-9]{0,22}[.m]?[KMGTkim]{0,2}B?") {
+            for text in [&text, &near] {
+                let _ = (cpu_millis(text), memory_mib(text));
+            }
+        }
+
+        #[test]
+        fn what_is_written_is_what_is_read(n in 0u64..1 << 40) {
+            prop_assert_eq!(cpu_millis(&format!("{n}m")), Ok(n));
+            prop_assert_eq!(cpu_millis(&n.to_string()), Ok(n * 1000));
+            prop_assert_eq!(memory_mib(&format!("{n}Mi")), Ok(n));
+            prop_assert_eq!(memory_mib(&format!("{n}Ki")), Ok(n.div_ceil(1024)));
         }
     }
 }

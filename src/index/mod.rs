@@ -1,6 +1,7 @@
 //! What lies in a local tree: its files with their digests, its ignore rules, and a cache so that unchanged files are not
 //! read again; and what is known of objects in stores, so that nothing is sent that is there.
 
+mod beneath;
 mod cache;
 mod holders;
 pub mod ignore;
@@ -11,6 +12,9 @@ mod scan;
 mod some;
 pub mod survey;
 
+pub use beneath::Folder;
+pub use beneath::canonical_name;
+pub use beneath::open_in_tree;
 pub use cache::Index;
 pub use cache::Known;
 pub use cache::Learned;

@@ -4,12 +4,13 @@ use super::Error;
 use super::FOLDER_MARKER;
 use super::Index;
 use super::RelPath;
+use super::beneath::Folder;
+use super::beneath::open_in;
 use super::cache::Known;
 use super::cache::Learned;
 use super::ignore::InFolder;
 use super::ignore::Rules;
 use super::read::content_of;
-use super::read::open_regular;
 use crate::content::Content;
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -358,16 +359,23 @@ type ReadFile = Result<(LocalFile, Known, Content), String>;
 
 /// Reads with `jobs` threads; hands over each file as it comes.
 fn read_all(root: &Path, unread: Vec<FoundFile>, jobs: usize, mut each: impl FnMut(RelPath, ReadFile)) {
-    let jobs = jobs.min(READERS).clamp(1, unread.len().max(1));
+    if unread.is_empty() {
+        return;
+    }
+    let jobs = jobs.min(READERS).clamp(1, unread.len());
+    let folder = Folder::open(root);
     let queue = Mutex::new(unread);
     std::thread::scope(|scope| {
         let (send, read_files) = mpsc::sync_channel(BATCH);
         for _ in 0..jobs {
-            let (send, queue) = (send.clone(), &queue);
+            let (send, queue, folder) = (send.clone(), &queue, &folder);
             scope.spawn(move || {
                 loop {
                     let Some(file) = queue.lock().unwrap_or_else(PoisonError::into_inner).pop() else { return };
-                    let read = read(&file.path.under(root), file.mode);
+                    let read = match folder {
+                        Ok(folder) => read(folder, root, &file.path, file.mode),
+                        Err(error) => Err(format!("cannot be read: {error}")),
+                    };
                     if send.send((file.path, read)).is_err() {
                         return;
                     }
@@ -395,10 +403,10 @@ fn is_old(metadata: &Metadata) -> bool {
 }
 
 /// Reads one file. Its stat is taken from the opened file before reading: a change during or after shows in the next look.
-fn read(path: &Path, mode: u32) -> ReadFile {
+fn read(folder: &Folder, root: &Path, path: &RelPath, mode: u32) -> ReadFile {
     let hashed = i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX);
     let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    let (mut file, metadata) = open_regular(path).map_err(unreadable)?;
+    let (mut file, metadata) = open_in(folder, root, path).map_err(unreadable)?;
     let content = content_of(&mut file, metadata.len()).map_err(unreadable)?;
     let (size, sha256) = (content.size, content.sha256.clone());
     let stat = Stat { size, ..Stat::of(&metadata) };
@@ -470,12 +478,13 @@ mod tests {
 
     #[test]
     fn a_file_that_becomes_a_pipe_is_a_problem_and_no_wait() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("pipe");
-        let text = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path().canonicalize().unwrap();
+        let text = std::ffi::CString::new(root.join("pipe").to_str().unwrap()).unwrap();
         // SAFETY: a C string that lives during the call.
         assert_eq!(unsafe { libc::mkfifo(text.as_ptr(), 0o600) }, 0);
-        assert!(read(&path, 0o644).unwrap_err().contains("not a file"));
+        let (folder, path) = (Folder::open(&root).unwrap(), RelPath::parse("pipe").unwrap());
+        assert!(read(&folder, &root, &path, 0o644).unwrap_err().contains("not a file"));
     }
 
     #[test]

@@ -184,7 +184,15 @@ impl Rig {
         self.sync(Tree::Data).await;
         self.sync(Tree::Result).await;
         let snapshot = cfs::snapshot(&self.cfs(), "/pollinator/p/src", &src, None).await.unwrap().snapshotid;
-        let mut spec = json!({
+        let mut spec = self.spec(&snapshot, cmd, args);
+        change(&mut spec);
+        let spec: FunctionSpec = serde_json::from_value(spec).unwrap();
+        self.user.submit(&spec).await.unwrap().processid
+    }
+
+    /// What a project submits.
+    pub fn spec(&self, snapshot: &str, cmd: &str, args: &[&str]) -> Value {
+        json!({
             "funcname": "execute", "maxexectime": 599, "maxretries": 3, "maxwaittime": -1, "priority": 5,
             "kwargs": { "docker-image": "python:3.12", "rebuild-image": false, "init-cmd": "", "cmd": cmd, "args": args },
             "conditions": { "colonyname": self.user.colony(), "executortype": "container-executor", "executornames": [NAME],
@@ -198,10 +206,12 @@ impl Rig {
                         "onconflicts": { "onstart": { "keeplocal": false }, "onclose": { "keeplocal": true } } },
                     { "label": "/pollinator/p/data", "dir": "/pollinator/p/data", "keepfiles": true,
                         "onconflicts": { "onstart": { "keeplocal": false }, "onclose": { "keeplocal": false } } } ] }
-        });
-        change(&mut spec);
-        let spec: FunctionSpec = serde_json::from_value(spec).unwrap();
-        self.user.submit(&spec).await.unwrap().processid
+        })
+    }
+
+    /// Where the object store listens.
+    pub fn cfs_endpoint(&self) -> String {
+        self.store.endpoint.clone()
     }
 
     pub async fn until(&self, id: &str, what: &str, holds: impl Fn(&Process, &str) -> bool) -> (Process, String) {

@@ -3,14 +3,16 @@
 use super::*;
 use proptest::prelude::*;
 
-const POLICIES: [Policy; 7] = [
+const POLICIES: [Policy; 9] = [
     Policy::Mirror,
     Policy::LocalWins,
     Policy::RemoteWins,
     Policy::FetchOnly { keep_local: true },
     Policy::FetchOnly { keep_local: false },
+    Policy::FetchBeside,
     Policy::SendOnly { keep_local: true },
     Policy::SendOnly { keep_local: false },
+    Policy::SendBeside { keep_local: true },
 ];
 
 #[derive(Clone)]
@@ -216,5 +218,12 @@ proptest! {
         prop_assert!(fetch.uploads.is_empty() && fetch.remove_remote.is_empty());
         let send = plan(&local, &remote, &base, Policy::SendOnly { keep_local });
         prop_assert!(send.downloads.is_empty() && send.remove_local.is_empty() && send.keep_aside.is_empty());
+        // Beside others nothing is removed anywhere, and nothing is taken that was written here.
+        let fetch = plan(&local, &remote, &base, Policy::FetchBeside);
+        prop_assert!(fetch.uploads.is_empty() && fetch.remove_remote.is_empty() && fetch.remove_local.is_empty());
+        let touched = |path: &RelPath| local.get(path).is_some_and(|f| base.get(path.as_str()).is_none_or(|b| b.sha256 != f.sha256));
+        prop_assert!(!fetch.downloads.iter().any(|entry| touched(&entry.path)));
+        let send = plan(&local, &remote, &base, Policy::SendBeside { keep_local });
+        prop_assert!(send.downloads.is_empty() && send.remove_local.is_empty() && send.remove_remote.is_empty());
     }
 }

@@ -6,6 +6,7 @@ use super::Job;
 use super::Uploader;
 use super::blocking;
 use super::source;
+use super::source::Spot;
 use crate::content::Content;
 use crate::content::matching;
 use crate::content::parts;
@@ -20,7 +21,6 @@ use futures_util::StreamExt;
 use futures_util::TryStreamExt;
 use serde::Deserialize;
 use serde::Serialize;
-use std::path::Path;
 
 /// Objects that are looked at.
 const BASES: usize = 4;
@@ -62,7 +62,7 @@ impl Composition {
 
 impl Uploader<'_> {
     /// What a file was found to hold; none where it holds something else by now.
-    pub(super) async fn content(&self, full: &Path, local: &LocalFile) -> Result<Option<Content>, Failed> {
+    pub(super) async fn content(&self, full: &Spot, local: &LocalFile) -> Result<Option<Content>, Failed> {
         if let Some(content) = self.index.content(&local.sha256) {
             return Ok(Some(content));
         }

@@ -9,6 +9,7 @@ use super::bases::Base;
 use super::bases::Composition;
 use super::bases::PART_COPY;
 use super::source::Source;
+use super::source::Spot;
 use crate::cfs::download::Hashing;
 use crate::content::Content;
 use crate::content::parts::Kind;
@@ -23,7 +24,6 @@ use crate::store::joined_etag;
 use crate::store::plain_etag;
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -77,7 +77,7 @@ impl Uploader<'_> {
     pub(super) async fn compose(
         &self,
         job: &Job,
-        full: &Path,
+        full: &Spot,
         content: Content,
         composition: Option<Composition>,
         meta: &Metadata,

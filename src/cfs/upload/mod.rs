@@ -34,6 +34,7 @@ use crate::store::Metadata;
 use crate::store::PART;
 use crate::store::Stored;
 use source::Look;
+use source::Spot;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::Path;
@@ -182,7 +183,7 @@ impl<'a> Uploader<'a> {
         if job.path.is_folder_marker() {
             return register::register(self.cfs, &self.root, &job.path, None, 0o644).await;
         }
-        let full = job.path.under(self.folder);
+        let full = Spot { root: self.folder.to_owned(), path: job.path.clone() };
         let mut local = job.local.clone();
         let tally = Tally { show, travelled: AtomicU64::new(0) };
         for _ in 0..TRIES {
@@ -208,7 +209,7 @@ impl<'a> Uploader<'a> {
 
     /// Brings the bytes into the store; none where the file is not what was looked at. Gives its permission bits, too. An empty
     /// file has no object.
-    async fn store(&self, job: &Job, full: &Path, local: &LocalFile, tally: &Tally<'_>) -> Result<Option<(Stored, u32)>, Failed> {
+    async fn store(&self, job: &Job, full: &Spot, local: &LocalFile, tally: &Tally<'_>) -> Result<Option<(Stored, u32)>, Failed> {
         let known = self.known_objects(local);
         if local.size <= CHUNKED_ABOVE && known.is_empty() && !self.rows_by_content.contains_key(&local.sha256) {
             return self.store_whole(job, full, local.size, tally).await;
@@ -231,7 +232,7 @@ impl<'a> Uploader<'a> {
     }
 
     /// One request for all of it.
-    async fn store_whole(&self, job: &Job, full: &Path, size: u64, tally: &Tally<'_>) -> Result<Option<(Stored, u32)>, Failed> {
+    async fn store_whole(&self, job: &Job, full: &Spot, size: u64, tally: &Tally<'_>) -> Result<Option<(Stored, u32)>, Failed> {
         let _memory = self.cfs.store.memory(size).await;
         let Some((bytes, mode)) = source::read_whole(full, size).await? else { return Ok(None) };
         if bytes.is_empty() {
@@ -248,7 +249,7 @@ impl<'a> Uploader<'a> {
     }
 
     /// Looks at a file that changed since the tree was looked at.
-    async fn look_again(&self, full: &Path) -> Result<LocalFile, Failed> {
+    async fn look_again(&self, full: &Spot) -> Result<LocalFile, Failed> {
         let Look { local, content } = source::look(full).await?;
         if !content.chunks.is_empty() {
             self.index.note_content(&content);

@@ -6,7 +6,7 @@ use super::Failed;
 use super::Job;
 use super::Uploader;
 use super::blocking;
-use crate::index;
+use super::source::Spot;
 use crate::index::KnownObject;
 use crate::index::LocalFile;
 use crate::store;
@@ -17,7 +17,6 @@ use crate::store::plain_etag;
 use bytes::Bytes;
 use md5::Digest;
 use md5::Md5;
-use std::path::Path;
 use std::sync::PoisonError;
 
 /// Smaller files are sent: asking for a copy takes as many bytes.
@@ -28,7 +27,7 @@ impl Uploader<'_> {
     pub(super) async fn copy_same(
         &self,
         job: &Job,
-        full: &Path,
+        full: &Spot,
         (local, mode): (&LocalFile, u32),
         known: Vec<KnownObject>,
         meta: &Metadata,
@@ -66,7 +65,7 @@ impl Uploader<'_> {
         found
     }
 
-    async fn objects_with(&self, full: &Path, local: &LocalFile, known: Vec<KnownObject>) -> Result<Vec<KnownObject>, Failed> {
+    async fn objects_with(&self, full: &Spot, local: &LocalFile, known: Vec<KnownObject>) -> Result<Vec<KnownObject>, Failed> {
         let mut found = known;
         if found.is_empty()
             && let Some(row) = self.rows_by_content.get(&local.sha256).filter(|row| row.size == local.size)
@@ -103,11 +102,11 @@ fn is_md5(etag: &str) -> bool {
     etag.len() == 32 && etag.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
-async fn md5_of(full: &Path) -> Result<String, Failed> {
-    let path = full.to_owned();
+async fn md5_of(full: &Spot) -> Result<String, Failed> {
+    let full = full.clone();
     blocking(move || {
         let failed = |e: std::io::Error| Failed::File(format!("cannot be read: {e}"));
-        let (mut file, _) = index::open_regular(&path).map_err(failed)?;
+        let (mut file, _) = full.open().map_err(failed)?;
         let mut hasher = Md5::new();
         let mut writer = Writer(&mut hasher);
         std::io::copy(&mut file, &mut writer).map_err(failed)?;

@@ -6,14 +6,32 @@ use crate::content::Content;
 use crate::content::Digest;
 use crate::index;
 use crate::index::LocalFile;
+use crate::index::RelPath;
 use crate::index::Stat;
 use bytes::Bytes;
+use std::fs::File;
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 use std::path::PathBuf;
+
+/// Where a file of the tree is.
+#[derive(Clone, Debug)]
+pub(super) struct Spot {
+    /// The tree's folder.
+    pub(super) root: PathBuf,
+    /// Below it.
+    pub(super) path: RelPath,
+}
+
+impl Spot {
+    /// Opens it for reading, unless it leads out of the tree by now.
+    pub(super) fn open(&self) -> std::io::Result<(File, Metadata)> {
+        index::open_in_tree(&self.root, &self.path)
+    }
+}
 
 /// A file as it is now.
 pub(super) struct Look {
@@ -29,10 +47,10 @@ fn unreadable(error: &std::io::Error) -> Failed {
 }
 
 /// Looks at a file by reading it.
-pub(super) async fn look(full: &Path) -> Result<Look, Failed> {
-    let path = full.to_owned();
+pub(super) async fn look(full: &Spot) -> Result<Look, Failed> {
+    let full = full.clone();
     blocking(move || {
-        let (mut file, metadata) = index::open_regular(&path).map_err(|e| unreadable(&e))?;
+        let (mut file, metadata) = full.open().map_err(|e| unreadable(&e))?;
         let content = index::content_of(&mut file, metadata.len()).map_err(|e| unreadable(&e))?;
         let (stat, mode) = (Stat::of(&metadata), metadata.permissions().mode() & 0o7777);
         let local = LocalFile { size: content.size, sha256: content.sha256.clone(), mode, stat };
@@ -43,17 +61,17 @@ pub(super) async fn look(full: &Path) -> Result<Look, Failed> {
 
 /// The permission bits of a file that is still what was looked at. The time of the inode tells of a new mode, too, and of
 /// another file that took this one's name.
-pub(super) async fn mode_if_unchanged(full: &Path, local: &LocalFile) -> Result<Option<u32>, Failed> {
-    let metadata = tokio::fs::metadata(full).await.map_err(|e| unreadable(&e))?;
+pub(super) async fn mode_if_unchanged(full: &Spot, local: &LocalFile) -> Result<Option<u32>, Failed> {
+    let metadata = tokio::fs::metadata(full.path.under(&full.root)).await.map_err(|e| unreadable(&e))?;
     let unchanged = metadata.is_file() && Stat::of(&metadata) == local.stat && metadata.len() == local.size;
     Ok(unchanged.then(|| metadata.permissions().mode() & 0o7777))
 }
 
 /// All bytes of a file of `size` bytes, and its permission bits; none where it changed while it was read.
-pub(super) async fn read_whole(full: &Path, size: u64) -> Result<Option<(Bytes, u32)>, Failed> {
-    let path = full.to_owned();
+pub(super) async fn read_whole(full: &Spot, size: u64) -> Result<Option<(Bytes, u32)>, Failed> {
+    let full = full.clone();
     blocking(move || {
-        let (file, before) = index::open_regular(&path).map_err(|e| unreadable(&e))?;
+        let (file, before) = full.open().map_err(|e| unreadable(&e))?;
         // A file that grows as fast as it is read has no end.
         let mut bytes = Vec::with_capacity(size as usize + 1);
         (&file).take(size + 1).read_to_end(&mut bytes).map_err(|e| unreadable(&e))?;
@@ -67,21 +85,21 @@ pub(super) async fn read_whole(full: &Path, size: u64) -> Result<Option<(Bytes, 
 /// A large file of which pieces are read.
 #[derive(Clone, Debug)]
 pub(super) struct Source {
-    path: PathBuf,
+    spot: Spot,
     content: std::sync::Arc<Content>,
     /// Where each chunk begins.
     begins: std::sync::Arc<[u64]>,
 }
 
 impl Source {
-    pub(super) fn new(path: &Path, content: std::sync::Arc<Content>) -> Source {
+    pub(super) fn new(spot: &Spot, content: std::sync::Arc<Content>) -> Source {
         let mut at = 0;
         let begins = content.chunks.iter().map(|chunk| {
             at += u64::from(chunk.len);
             at - u64::from(chunk.len)
         });
         let begins = begins.collect();
-        Source { path: path.to_owned(), content, begins }
+        Source { spot: spot.clone(), content, begins }
     }
 
     /// SHA-256 of all of it, hex.
@@ -101,7 +119,7 @@ impl Source {
         let last = self.begins.partition_point(|at| *at < end);
         let chunks = &self.content.chunks[first..last];
         let (from, length) = (self.begins[first], chunks.iter().map(|chunk| chunk.len as usize).sum::<usize>());
-        let (file, _) = index::open_regular(&self.path).map_err(|e| unreadable(&e))?;
+        let (file, _) = self.spot.open().map_err(|e| unreadable(&e))?;
         let mut bytes = vec![0; length];
         match file.read_exact_at(&mut bytes, from) {
             Ok(()) => {}
@@ -127,13 +145,15 @@ mod tests {
     #[tokio::test]
     async fn pieces_are_checked_by_their_chunks() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("f");
+        let root = folder.path().canonicalize().unwrap();
+        let path = root.join("f");
+        let spot = Spot { root, path: RelPath::parse("f").unwrap() };
         let mut bytes = vec![0; 7 << 20];
         blake3::Hasher::new().finalize_xof().fill(&mut bytes);
         std::fs::write(&path, &bytes).unwrap();
-        let Look { content, local } = look(&path).await.unwrap();
-        assert_eq!(mode_if_unchanged(&path, &local).await.unwrap(), Some(local.mode));
-        let source = Source::new(&path, content.into());
+        let Look { content, local } = look(&spot).await.unwrap();
+        assert_eq!(mode_if_unchanged(&spot, &local).await.unwrap(), Some(local.mode));
+        let source = Source::new(&spot, content.into());
         for (begin, end) in [(0, 1), (0, 7 << 20), (5, 600_000), (1 << 20, 6 << 20), ((7 << 20) - 1, 7 << 20)] {
             let piece = source.read(begin, end).await.unwrap().unwrap();
             assert!(piece == bytes[begin as usize..end as usize], "{begin}..{end}");

@@ -4,10 +4,13 @@ use super::Files;
 use super::FilesError;
 use super::Places;
 use super::listing::Listings;
+use super::reclaim::Keep;
+use super::share::ShareSnapshots;
+use super::shelf;
+use super::shelf::Shelf;
 use crate::cfs;
 use crate::cfs::Cfs;
 use crate::cfs::Policy;
-use crate::cfs::RemoteFile;
 use crate::cfs::SyncOptions;
 use crate::cfs::SyncReport;
 use crate::colonies::Client;
@@ -18,31 +21,39 @@ use crate::executor::options::Options;
 use crate::executor::place::Inside;
 use crate::executor::spec::DirSync;
 use crate::executor::spec::Job;
-use crate::executor::spec::SnapshotIn;
+use crate::index::Folder;
 use crate::index::Index;
 use crate::journal::Journal;
 use crate::sqlite;
 use crate::store::Store;
 use async_trait::async_trait;
 use std::collections::BTreeSet;
+use std::io;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Files moved at once.
-const AT_ONCE: usize = 8;
+pub(super) const AT_ONCE: usize = 8;
 /// Most problems listed for one folder.
 const MOST: usize = 10;
+/// What a person can do where the disk is full.
+const FULL: &str = "; make room on the disk of the executor's file area, or let old snapshots go sooner (its settings \
+                    keep-snapshots-days, max-snapshot-bytes, min-free-bytes)";
 
 /// Moves files between the file area and the colony.
 #[derive(Clone)]
 pub struct CfsFiles {
-    cfs: Cfs,
-    index: Index,
+    pub(super) cfs: Cfs,
+    pub(super) index: Index,
     /// What was there at the last synchronization. The executor's own, beside its other state.
     journal: Journal,
-    listings: Listings,
-    fs_dir: PathBuf,
-    places: Arc<Places>,
+    pub(super) listings: Listings,
+    pub(super) shelf: Shelf,
+    pub(super) fs_dir: PathBuf,
+    pub(super) places: Arc<Places>,
+    pub(super) share: ShareSnapshots,
+    pub(super) keep: Keep,
 }
 
 impl std::fmt::Debug for CfsFiles {
@@ -69,58 +80,34 @@ impl CfsFiles {
             index: Index::open(&state).map_err(|e| failed(&e))?,
             journal: Journal::open(&state).map_err(|e| failed(&e))?,
             listings: Listings::open(&state).map_err(|source| Error::Folder { path: state.clone(), source })?,
+            shelf: Shelf::open(&state)?,
             fs_dir: folder(&options.fs_dir)?,
             places,
+            share: options.share_snapshots,
+            keep: options.keep_snapshots,
         })
     }
 
-    /// The folder, made where it is missing.
-    async fn folder(&self, dir: &Inside) -> Result<PathBuf, FilesError> {
-        let (inside, root) = (dir.clone(), self.fs_dir.clone());
-        let made = tokio::task::spawn_blocking(move || inside.make_below(&root)).await;
-        let failed = |reason: String| FilesError { what: format!("folder {dir}"), reason, temporary: false };
-        made.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))
+    /// A folder of the file area, open, made where it is missing; and whether it was missing, or empty. Blocks.
+    pub(super) fn enter(&self, dir: &Inside) -> io::Result<(Arc<Folder>, bool)> {
+        let folder = dir.enter_below(&self.fs_dir)?;
+        let is_empty = std::fs::read_dir(folder.here())?.next().is_none();
+        Ok((Arc::new(folder), is_empty))
     }
 
-    async fn fetch_snapshot(&self, snapshot: &SnapshotIn) -> Result<Vec<String>, FilesError> {
-        let what = || format!("snapshot {} of {}", snapshot.id, snapshot.label);
-        let lock = self.places.lock(&snapshot.dir);
-        let _alone = lock.lock().await;
-        let folder = self.folder(&snapshot.dir).await?;
-        let (files, known, problems) = match self.known(snapshot).await {
-            Some(files) => (files, true, Vec::new()),
-            None => {
-                let tree = self.cfs.snapshot_tree(&snapshot.id, &snapshot.label).await.map_err(|e| failed(what(), &e))?;
-                (tree.files.into_values().collect(), false, tree.problems)
-            }
-        };
-        let fetched = cfs::fetch(&self.cfs, &self.index, &files, &folder, Tree::Src, AT_ONCE, &Events::none()).await;
-        let fetched = fetched.map_err(|e| failed(what(), &e))?;
-        // A file that is not there is worse than a job that does not run: it would compute something else.
-        let (gone, odd): (Vec<_>, Vec<_>) = problems.into_iter().partition(|(name, _)| name.starts_with("file "));
-        let missing: Vec<_> = gone.into_iter().chain(fetched.problems).collect();
-        if !missing.is_empty() {
-            return Err(FilesError { what: what(), reason: list(&missing), temporary: false });
-        }
-        // What is odd is told to each run: such a snapshot is asked for again.
-        if !known && odd.is_empty() {
-            self.remember(snapshot, files).await;
-        }
-        Ok(odd.iter().map(|(name, why)| format!("left out of {}: {name}: {why}", snapshot.label)).collect())
-    }
-
-    /// The files of a snapshot, where they were asked for before.
-    async fn known(&self, snapshot: &SnapshotIn) -> Option<Vec<RemoteFile>> {
-        let (listings, id, label) = (self.listings.clone(), snapshot.id.clone(), snapshot.label.clone());
-        tokio::task::spawn_blocking(move || listings.find(&id, &label)).await.unwrap_or_default()
-    }
-
-    async fn remember(&self, snapshot: &SnapshotIn, files: Vec<RemoteFile>) {
-        let (listings, id, label) = (self.listings.clone(), snapshot.id.clone(), snapshot.label.clone());
-        let kept = tokio::task::spawn_blocking(move || listings.keep(&id, &label, &files)).await;
-        if let Err(error) = kept.unwrap_or_else(|e| Err(std::io::Error::other(e))) {
-            tracing::warn!(snapshot = snapshot.id, %error, "what the snapshot holds is not kept: it will be asked for again");
-        }
+    /// Does work on the disk where blocking is allowed.
+    pub(super) async fn on_disk<T: Send + 'static>(
+        &self,
+        what: String,
+        work: impl FnOnce(&CfsFiles) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, FilesError> {
+        let here = self.clone();
+        let done = tokio::task::spawn_blocking(move || work(&here)).await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        done.map_err(|error| {
+            let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
+            let advice = if full { FULL } else { "" };
+            FilesError { what, reason: format!("{error}{advice}"), temporary: false, full }
+        })
     }
 
     fn options(&self, dir: &DirSync, folder: PathBuf, policy: Policy) -> SyncOptions {
@@ -137,25 +124,75 @@ impl CfsFiles {
         }
     }
 
-    async fn fetch_dir(&self, dir: &DirSync) -> Result<Vec<String>, FilesError> {
-        let lock = self.places.lock(&dir.dir);
-        let _alone = lock.lock().await;
-        let folder = self.folder(&dir.dir).await?;
-        let options = self.options(dir, folder, Policy::FetchOnly { keep_local: dir.start_keeps_local });
+    async fn fetch_dir(&self, job: &Job, dir: &DirSync) -> Result<Vec<String>, FilesError> {
+        let _alone = self.places.alone(&dir.dir).await;
+        let wanted = dir.clone();
+        let folder = self.on_disk(format!("folder {}", dir.dir), move |here| here.begin(&wanted)).await?;
+        // What a job is writing there is not taken from it. What it only reads is the colony's to change.
+        let beside = dir.close_keeps_local && self.places.at_work_beside(&dir.dir, &job.process_id);
+        let policy = if beside { Policy::FetchBeside } else { Policy::FetchOnly { keep_local: dir.start_keeps_local } };
+        // Whoever removed most of a label was asked about it where that was done.
+        let options = SyncOptions { allow_deletes: true, ..self.options(dir, folder.here(), policy) };
         let report = cfs::sync(&self.cfs, &self.index, &self.journal, &options, &Events::none()).await;
         let report = report.map_err(|e| failed(dir.label.clone(), &e))?;
+        // What stands in the way of the colony's files would be seen in their place.
+        let hides = |(path, _): &&(String, String)| {
+            let is_below =
+                |file: &str| file.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            report.files.keys().any(|file| is_below(file.as_str()))
+        };
+        let hidden: Vec<_> = report.skipped.iter().filter(hides).cloned().collect();
+        if !hidden.is_empty() {
+            return Err(refused(dir.label.clone(), list(&hidden)));
+        }
         if report.downloaded.0 < report.plan.downloads.len() as u64 {
-            return Err(FilesError { what: dir.label.clone(), reason: list(&report.problems), temporary: false });
+            return Err(refused(dir.label.clone(), list(&report.problems)));
         }
         Ok(report.problems.iter().map(|(name, why)| format!("left out of {}: {name}: {why}", dir.label)).collect())
     }
 
+    /// The folder of a label, written down. Blocks.
+    fn begin(&self, dir: &DirSync) -> io::Result<Arc<Folder>> {
+        let (folder, made) = self.enter(&dir.dir)?;
+        let before = self.shelf.folder(&dir.dir).map_err(io::Error::other)?;
+        let mut now = shelf::Folder {
+            dir: dir.dir.clone(),
+            label: dir.label.clone(),
+            snapshot: String::new(),
+            made,
+            kept: dir.keep_files,
+            unsent: false,
+            used: super::now_ms(),
+        };
+        if let Some(before) = before {
+            (now.made, now.unsent) = (before.made, before.unsent);
+            // A folder that somebody else keeps stays his.
+            if before.kept && before.label != now.label {
+                (now.label, now.kept) = (before.label, true);
+            }
+        }
+        self.shelf.keep(&now).map_err(io::Error::other)?;
+        Ok(folder)
+    }
+
     /// Sends one folder back. Gives what could not be sent.
-    async fn send_dir(&self, dir: &DirSync) -> Result<Vec<String>, FilesError> {
-        let lock = self.places.lock(&dir.dir);
-        let _alone = lock.lock().await;
-        let folder = self.folder(&dir.dir).await?;
-        let options = self.options(dir, folder, Policy::SendOnly { keep_local: dir.close_keeps_local });
+    async fn send_dir(&self, job: &Job, dir: &DirSync) -> Result<Vec<String>, FilesError> {
+        let _alone = self.places.alone(&dir.dir).await;
+        let sent = self.send(job, dir).await;
+        let (path, unsent) = (dir.dir.clone(), sent.as_ref().map_or(true, |problems| !problems.is_empty()));
+        let note = move |here: &CfsFiles| here.shelf.note_unsent(&path, unsent).map_err(io::Error::other);
+        self.on_disk(format!("folder {}", dir.dir), note).await?;
+        sent
+    }
+
+    async fn send(&self, job: &Job, dir: &DirSync) -> Result<Vec<String>, FilesError> {
+        let wanted = dir.dir.clone();
+        let folder = self.on_disk(format!("folder {}", dir.dir), move |here| Ok(here.enter(&wanted)?.0)).await?;
+        let keep_local = dir.close_keeps_local;
+        // Others may be in the middle of a file, or of replacing one: the last of them sends the rest, and the removals.
+        let beside = self.places.at_work_beside(&dir.dir, &job.process_id);
+        let policy = if beside { Policy::SendBeside { keep_local } } else { Policy::SendOnly { keep_local } };
+        let options = SyncOptions { leave_open: beside, ..self.options(dir, folder.here(), policy) };
         let report = match cfs::sync(&self.cfs, &self.index, &self.journal, &options, &Events::none()).await {
             Err(
                 e @ (cfs::Error::TreeMissing { .. }
@@ -175,7 +212,7 @@ impl CfsFiles {
     /// colony: without knowledge of before, nothing looks like a deletion.
     async fn send_without_deletions(&self, options: &SyncOptions) -> Result<SyncReport, FilesError> {
         let label = options.label.clone();
-        let lost = |e: &dyn std::fmt::Display| FilesError { what: label.clone(), reason: e.to_string(), temporary: false };
+        let lost = |e: &dyn std::fmt::Display| refused(label.clone(), e.to_string());
         let nowhere = tempfile::tempdir().map_err(|e| lost(&e))?;
         let journal = Journal::open(nowhere.path()).map_err(|e| lost(&e))?;
         let sent = cfs::sync(&self.cfs, &self.index, &journal, options, &Events::none()).await;
@@ -193,16 +230,37 @@ impl CfsFiles {
         Ok(ours.map(|(name, why)| format!("{}/{name} was not sent back: {why}", dir.label)).collect())
     }
 
-    async fn remove(&self, dir: &Inside) -> Result<(), FilesError> {
-        let lock = self.places.lock(dir);
-        let _alone = lock.lock().await;
-        if self.places.used_by_others(dir) {
+    /// Removes a folder that a process does not want kept, unless somebody else needs it or what is in it.
+    async fn remove(&self, job: &Job, dir: &Inside, (label, snapshot): (&str, &str)) -> Result<(), FilesError> {
+        let _alone = self.places.alone(dir).await;
+        if self.places.used_beside(dir, &job.process_id) {
             return Ok(());
         }
-        let (inside, root) = (dir.clone(), self.fs_dir.clone());
-        let removed = tokio::task::spawn_blocking(move || inside.remove_below(&root)).await;
-        let failed = |reason: String| FilesError { what: format!("folder {dir}"), reason, temporary: false };
-        removed.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))
+        let (path, label, snapshot) = (dir.clone(), label.to_owned(), snapshot.to_owned());
+        let work = move |here: &CfsFiles| {
+            if let Some(why) = here.needed(&path, &label, &snapshot).map_err(io::Error::other)? {
+                tracing::info!(dir = %path, why, "a folder stays");
+                return Ok(());
+            }
+            here.remove_folder(&path)
+        };
+        self.on_disk(format!("folder {dir}"), work).await
+    }
+
+    /// Why a folder is not to be removed.
+    fn needed(&self, dir: &Inside, label: &str, snapshot: &str) -> rusqlite::Result<Option<&'static str>> {
+        let Some(folder) = self.shelf.folder(dir)? else { return Ok(Some("nothing is known of it")) };
+        if !folder.made {
+            return Ok(Some("it was there before the first process"));
+        }
+        if folder.unsent {
+            return Ok(Some("something in it could not be sent back yet"));
+        }
+        if folder.label != label || folder.snapshot != snapshot {
+            return Ok(Some("it is kept for another label or snapshot"));
+        }
+        let holds = |other: &shelf::Folder| other.dir.is_within(dir) && other.dir != *dir && (other.kept || other.unsent);
+        Ok(self.shelf.folders()?.iter().any(holds).then_some("a folder in it is kept"))
     }
 }
 
@@ -211,18 +269,30 @@ impl Files for CfsFiles {
     async fn bring_in(&self, job: &Job) -> Result<Vec<String>, FilesError> {
         let mut lines = Vec::new();
         for snapshot in &job.snapshots {
-            lines.extend(self.fetch_snapshot(snapshot).await?);
+            lines.extend(match self.fetch_snapshot(job, snapshot).await {
+                Err(error) if error.full && self.reclaim(1).await? > 0 => self.fetch_snapshot(job, snapshot).await?,
+                other => other?,
+            });
         }
         for dir in &job.dirs {
-            lines.extend(self.fetch_dir(dir).await?);
+            lines.extend(match self.fetch_dir(job, dir).await {
+                Err(error) if error.full && self.reclaim(1).await? > 0 => self.fetch_dir(job, dir).await?,
+                other => other?,
+            });
         }
+        self.places.begun(&job.process_id);
         Ok(lines)
     }
 
     async fn send_back(&self, job: &Job) -> Result<Vec<String>, FilesError> {
         let mut problems = Vec::new();
         for dir in &job.dirs {
-            problems.extend(self.send_dir(dir).await?);
+            match self.send_dir(job, dir).await {
+                Ok(unsent) => problems.extend(unsent),
+                // One folder that cannot be sent keeps no other one back.
+                Err(error) if !error.temporary => problems.push(error.to_string()),
+                Err(error) => return Err(error),
+            }
         }
         Ok(problems)
     }
@@ -240,22 +310,30 @@ impl Files for CfsFiles {
                 tracing::warn!(snapshot = snapshot.id, %error, "a snapshot is left behind");
             }
             if !snapshot.keep_files {
-                self.remove(&snapshot.dir).await?;
+                self.remove(job, &snapshot.dir, (&snapshot.label, &snapshot.id)).await?;
             }
         }
         for dir in job.dirs.iter().filter(|d| !d.keep_files) {
-            self.remove(&dir.dir).await?;
+            self.remove(job, &dir.dir, (&dir.label, "")).await?;
         }
         Ok(())
     }
 }
 
-fn failed(what: String, error: &cfs::Error) -> FilesError {
-    FilesError { what, reason: error.to_string(), temporary: error.is_temporary() }
+/// A failure of CFS, of a whole folder.
+pub(super) fn failed(what: String, error: &cfs::Error) -> FilesError {
+    let full = matches!(error, cfs::Error::NoSpace { .. });
+    let advice = if full { FULL } else { "" };
+    FilesError { what, reason: format!("{error}{advice}"), temporary: error.is_temporary(), full }
+}
+
+/// A failure that trying again does not help.
+pub(super) fn refused(what: String, reason: String) -> FilesError {
+    FilesError { what, reason, temporary: false, full: false }
 }
 
 /// The first problems, for a person.
-fn list(problems: &[(String, String)]) -> String {
+pub(super) fn list(problems: &[(String, String)]) -> String {
     let mut text: Vec<String> = problems.iter().take(MOST).map(|(name, why)| format!("{name}: {why}")).collect();
     if problems.len() > MOST {
         text.push(format!("and {} more", problems.len() - MOST));

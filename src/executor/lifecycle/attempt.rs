@@ -27,9 +27,11 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-/// How often files are tried when the colony or the store is not there, and the pause between.
-const FILE_TRIES: u32 = 6;
+/// How often files are tried when the colony or the store is not there (about twelve minutes), and the pause
+/// between, which grows.
+const FILE_TRIES: u32 = 16;
 const FILE_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_FILE_PAUSE: Duration = Duration::from_secs(60);
 /// How often an attempt is taken up again when the journal cannot be written, and the pause between.
 const JOURNAL_TRIES: u32 = 30;
 const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
@@ -151,7 +153,10 @@ impl Attempt {
     fn prepare_folder(&self, job: Job) -> Result<Known, Error> {
         let folder = self.host.folder_of(&job, self.entry.job_id);
         sqlite::private_folder(&folder).map_err(|source| Error::Folder { path: folder.clone(), source })?;
-        let using = self.host.places.enter(&job);
+        let mut using = self.host.places.enter(&job);
+        if self.entry.stage >= Stage::FilesIn {
+            using = using.begun();
+        }
         Ok(Known { task: Task { job: Arc::new(job), folder, fs_dir: self.host.fs_dir.clone() }, _using: using })
     }
 
@@ -404,8 +409,8 @@ where
         match work().await {
             Err(e) if e.temporary && tries < FILE_TRIES => {
                 tracing::warn!(error = %e, "files are tried again");
+                tokio::time::sleep((FILE_PAUSE * tries).min(LONGEST_FILE_PAUSE)).await;
                 tries += 1;
-                tokio::time::sleep(FILE_PAUSE).await;
             }
             other => return other,
         }

@@ -26,6 +26,7 @@ use super::journal::Journal;
 use super::options::Capacity;
 use super::options::Described;
 use super::options::Options;
+use super::spec::Job;
 use crate::colonies::Client;
 use crate::colonies::Identity;
 use crate::config::Secret;
@@ -92,6 +93,8 @@ pub(super) async fn run(
     host.journal.prune(now_ms() - MEMORY_MS)?;
     let open = host.journal.open_jobs()?;
     host.sweep(&open);
+    let known = open.iter().filter(|entry| Job::read(&entry.process, host.engine.needs_image()).is_ok());
+    host.places.expect(known.map(|entry| entry.process.processid.clone()).collect());
     for entry in open {
         tracing::info!(process = entry.process.processid, stage = ?entry.stage, "found again in the journal");
         host.adopt(entry);
