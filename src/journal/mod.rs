@@ -33,6 +33,7 @@ const MIGRATIONS: &[&str] = &[
     results::SCHEMA_1,
     removed::SCHEMA_1,
     watched::SCHEMA_1,
+    runs::SCHEMA_3,
 ];
 
 /// Why the journal cannot be read or written.

@@ -2,12 +2,14 @@
 
 use super::Error;
 use super::Journal;
+use super::watched::Watched;
 use crate::colonies::NODES;
 use crate::colonies::Process;
 use crate::colonies::ProcessState;
 use rusqlite::Row;
 use rusqlite::params;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 /// Tables of schema version 2.
@@ -40,6 +42,14 @@ CREATE INDEX run_by_process ON run(process_id);
 pub(super) const SCHEMA_2: &str = "
 ALTER TABLE run ADD COLUMN revision TEXT;    -- what --commit was given; NULL: the working tree was run
 ALTER TABLE run ADD COLUMN nodes TEXT;       -- machines, as the executor names them
+";
+
+/// Tables of schema version 9.
+pub(super) const SCHEMA_3: &str = "
+ALTER TABLE run ADD COLUMN sweep TEXT;       -- id of the sweep that it is a part of; NULL: none
+ALTER TABLE run ADD COLUMN point INTEGER;    -- its number in the sweep, from 0
+ALTER TABLE run ADD COLUMN params TEXT;      -- its values: JSON, [[name, value], ...]
+CREATE INDEX run_by_sweep ON run(sweep, point) WHERE sweep IS NOT NULL;
 ";
 
 /// State of a run: that of its process, or what comes before and beside one.
@@ -148,6 +158,17 @@ pub struct Run {
     pub errors: Vec<String>,
     /// When the results came home.
     pub results_fetched: Option<i64>,
+    /// The sweep that it is a part of: 32 hex digits, the same for all of its runs.
+    pub sweep: Option<String>,
+    /// Its number in the sweep, from 0.
+    pub point: Option<u32>,
+    /// Its values in the sweep, by their names.
+    #[serde(serialize_with = "as_map")]
+    pub params: Vec<(String, String)>,
+}
+
+fn as_map<S: serde::Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 fn as_json<S: serde::Serializer>(text: &str, s: S) -> Result<S::Ok, S::Error> {
@@ -155,12 +176,13 @@ fn as_json<S: serde::Serializer>(text: &str, s: S) -> Result<S::Ok, S::Error> {
 }
 
 const COLUMNS: &str = "run_id, created, project_folder, project_name, server, colony, spec, tree_digest, snapshot_id, git_commit, \
-     git_dirty, process_id, state, executor, started, ended, errors, results_fetched, revision, nodes";
+     git_dirty, process_id, state, executor, started, ended, errors, results_fetched, revision, nodes, sweep, point, params";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
     let folder: String = row.get(2)?;
     let state: String = row.get(12)?;
     let errors: String = row.get(16)?;
+    let params: Option<String> = row.get(22)?;
     Ok(Run {
         run_id: row.get(0)?,
         created: row.get(1)?,
@@ -182,6 +204,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
         results_fetched: row.get(17)?,
         revision: row.get(18)?,
         nodes: row.get(19)?,
+        sweep: row.get(20)?,
+        point: row.get(21)?,
+        params: params.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
     })
 }
 
@@ -189,10 +214,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
 pub(super) fn insert(db: &rusqlite::Connection, run: &Run) -> rusqlite::Result<()> {
     let sql = format!(
         "INSERT INTO run({COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)"
     );
     let folder = run.project_folder.to_string_lossy();
     let errors = serde_json::to_string(&run.errors).unwrap_or_default();
+    let params = run.sweep.as_ref().map(|_| serde_json::to_string(&run.params).unwrap_or_default());
     let values = params![
         run.run_id,
         run.created,
@@ -213,7 +239,10 @@ pub(super) fn insert(db: &rusqlite::Connection, run: &Run) -> rusqlite::Result<(
         errors,
         run.results_fetched,
         run.revision,
-        run.nodes
+        run.nodes,
+        run.sweep,
+        run.point,
+        params
     ];
     db.execute(&sql, values).map(drop)
 }
@@ -231,6 +260,37 @@ impl Journal {
     /// Writes a run down before anything of it is submitted.
     pub fn add_run(&self, run: &Run) -> Result<(), Error> {
         insert(&self.lock(), run).map_err(|e| self.failed(e))
+    }
+
+    /// Writes all runs of a sweep down before anything of it is submitted, and with them what they run, where that is watched.
+    pub fn add_sweep(&self, runs: &[Run], watched: Option<&Watched>) -> Result<(), Error> {
+        let mut db = self.lock();
+        let mut write = || -> rusqlite::Result<()> {
+            let transaction = db.transaction()?;
+            for run in runs {
+                insert(&transaction, run)?;
+            }
+            if let (Some(watched), Some(first)) = (watched, runs.first()) {
+                super::watched::note(&transaction, watched, &first.run_id)?;
+            }
+            transaction.commit()
+        };
+        write().map_err(|e| self.failed(e))
+    }
+
+    /// Runs of a sweep, in the order of their numbers.
+    pub fn sweep(&self, sweep: &str) -> Result<Vec<Run>, Error> {
+        self.query(&format!("SELECT {COLUMNS} FROM run WHERE sweep = ?1 ORDER BY point"), params![sweep])
+    }
+
+    /// Ids of sweeps that begin with `prefix`, newest first.
+    pub fn sweeps_with_prefix(&self, prefix: &str) -> Result<Vec<String>, Error> {
+        let sql = "SELECT sweep FROM run WHERE sweep IS NOT NULL AND substr(sweep, 1, length(?1)) = ?1
+                   GROUP BY sweep ORDER BY max(created) DESC";
+        let db = self.lock();
+        let rows =
+            || -> rusqlite::Result<Vec<String>> { db.prepare_cached(sql)?.query_map([prefix], |row| row.get(0))?.collect() };
+        rows().map_err(|e| self.failed(e))
     }
 
     /// Takes over what the server says of a run's process. `executor` is its name, where known.
@@ -263,8 +323,9 @@ impl Journal {
         let mut write = || -> rusqlite::Result<()> {
             let transaction = db.transaction()?;
             // What it should have run is to run, if it never did.
-            let sql =
-                "UPDATE watched SET digest = '' WHERE run_id = (SELECT run_id FROM run WHERE run_id = ?1 AND process_id IS NULL)";
+            let sql = "UPDATE watched SET digest = '' WHERE run_id IN
+                       (SELECT named.run_id FROM run AS lost JOIN run AS named ON named.run_id = lost.run_id OR named.sweep = lost.sweep
+                        WHERE lost.run_id = ?1 AND lost.process_id IS NULL)";
             transaction.execute(sql, [run_id])?;
             transaction.execute("UPDATE run SET state = 'lost' WHERE run_id = ?1", [run_id])?;
             transaction.commit()
@@ -288,6 +349,35 @@ impl Journal {
             "SELECT {COLUMNS} FROM run WHERE ?1 IS NULL OR project_folder = ?1 ORDER BY created DESC, rowid DESC LIMIT ?2"
         );
         self.query(&sql, params![folder, limit])
+    }
+
+    /// Runs, newest first, where all runs of a sweep count as one: `limit` of these, each with all of its runs, in their order.
+    pub fn runs_and_sweeps(&self, filter: &RunFilter) -> Result<Vec<Vec<Run>>, Error> {
+        let folder = filter.project_folder.as_ref().map(|f| f.to_string_lossy().into_owned());
+        let limit = filter.limit.map_or(usize::MAX, |limit| limit as usize);
+        let mut all: Vec<(String, bool)> = Vec::new();
+        let mut list = || -> rusqlite::Result<()> {
+            let db = self.lock();
+            let mut query = db.prepare_cached(
+                "SELECT COALESCE(sweep, run_id), sweep IS NOT NULL FROM run WHERE ?1 IS NULL OR project_folder = ?1
+                 ORDER BY created DESC, rowid DESC",
+            )?;
+            let mut rows = query.query(params![folder])?;
+            let mut seen = HashSet::new();
+            while all.len() < limit
+                && let Some(row) = rows.next()?
+            {
+                let id: String = row.get(0)?;
+                if seen.insert(id.clone()) {
+                    all.push((id, row.get(1)?));
+                }
+            }
+            Ok(())
+        };
+        list().map_err(|e| self.failed(e))?;
+        let runs =
+            |(id, is_sweep): (String, bool)| if is_sweep { self.sweep(&id) } else { Ok(self.run(&id)?.into_iter().collect()) };
+        all.into_iter().map(runs).collect()
     }
 
     /// Runs whose process id or run id begins with `prefix`, newest first.
@@ -378,6 +468,9 @@ pub(crate) mod tests {
             ended: None,
             errors: vec![],
             results_fetched: None,
+            sweep: None,
+            point: None,
+            params: vec![],
         }
     }
 
@@ -431,6 +524,38 @@ pub(crate) mod tests {
         journal.update_run("aa11", &process, None).unwrap();
         let run = journal.runs(&RunFilter::default()).unwrap().remove(0);
         assert_eq!((run.nodes.as_deref(), run.revision.as_deref()), (Some("n1,n2"), Some("v1")));
+    }
+
+    #[test]
+    fn runs_of_a_sweep_stand_together_and_count_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(folder.path()).unwrap();
+        let point = |id: &str, created, number, value: &str| Run {
+            sweep: Some("ee00".into()),
+            point: Some(number),
+            params: vec![("lr".into(), value.into())],
+            ..intent(id, created)
+        };
+        let watched = Watched { place: "w".into(), digest: "d".into() };
+        journal.add_run(&intent("old", 1)).unwrap();
+        journal.add_sweep(&[point("b", 2, 1, "0.2"), point("a", 2, 0, "0.1")], Some(&watched)).unwrap();
+        journal.add_run(&intent("new", 3)).unwrap();
+        let ids = |limit| {
+            let all = journal.runs_and_sweeps(&RunFilter { limit, ..RunFilter::default() }).unwrap();
+            all.into_iter().map(|runs| runs.into_iter().map(|r| r.run_id).collect::<Vec<_>>().join("+")).collect::<Vec<_>>()
+        };
+        assert_eq!((ids(None), ids(Some(2))), (vec!["new".into(), "a+b".into(), "old".into()], vec!["new".into(), "a+b".into()]));
+        assert_eq!(journal.sweeps_with_prefix("ee").unwrap(), ["ee00"]);
+        let runs = journal.sweep("ee00").unwrap();
+        assert_eq!((runs[0].point, runs[1].params[0].1.as_str()), (Some(0), "0.2"));
+        assert_eq!(serde_json::to_value(&runs[0]).unwrap()["params"], serde_json::json!({ "lr": "0.1" }));
+        assert_eq!(journal.watched("w").unwrap().as_deref(), Some("d"));
+        // One of it that never came to the server: all of it is to run again.
+        journal.mark_run_lost("a").unwrap();
+        assert_eq!(journal.watched("w").unwrap().as_deref(), Some(""));
+        journal.take_up_again(&watched, "b").unwrap();
+        journal.reopen("ee00").unwrap();
+        assert_eq!(journal.watched("w").unwrap().as_deref(), Some(""));
     }
 
     #[test]
