@@ -10,6 +10,7 @@ pub mod downloads;
 pub mod removed;
 pub mod results;
 pub mod runs;
+mod sweeps;
 pub mod uploads;
 pub mod watched;
 

@@ -58,12 +58,6 @@ impl Journal {
     pub fn take_up_again(&self, watched: &Watched, run_id: &str) -> Result<(), Error> {
         note(&self.lock(), watched, run_id).map_err(|e| self.failed(e))
     }
-
-    /// Says that a sweep was not submitted as a whole: what it runs is to run.
-    pub fn reopen(&self, sweep: &str) -> Result<(), Error> {
-        let sql = "UPDATE watched SET digest = '' WHERE run_id IN (SELECT run_id FROM run WHERE sweep = ?1)";
-        self.lock().execute(sql, [sweep]).map(drop).map_err(|e| self.failed(e))
-    }
 }
 
 /// Notes what a run runs.
