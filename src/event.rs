@@ -134,6 +134,26 @@ pub enum Event {
         /// Files that did not.
         problems: u64,
     },
+    /// A sweep is about to be submitted: a process for each of its points.
+    Sweep {
+        /// Its id.
+        sweep: String,
+        /// Number of processes.
+        points: u64,
+        /// Where their results come to, below `cfs`.
+        results: String,
+    },
+    /// All processes of a sweep have ended.
+    SweepFinished {
+        /// Its id.
+        sweep: String,
+        /// Those that succeeded.
+        success: u64,
+        /// Those that failed, or were never submitted.
+        failed: u64,
+        /// Those that were cancelled.
+        cancelled: u64,
+    },
     /// The process is registered with the Colonies server.
     Submitted {
         /// Run id.
@@ -169,6 +189,42 @@ pub enum Event {
         state: String,
         /// What the executor gave as reasons.
         errors: Vec<String>,
+    },
+    /// A port of this machine leads to the node of a process.
+    TunnelOpened {
+        /// Process id.
+        process: String,
+        /// Port of 127.0.0.1.
+        local: u16,
+        /// The node.
+        node: String,
+        /// Its port.
+        remote: u16,
+        /// The host that it leads through, where there is one.
+        through: Option<String>,
+    },
+    /// A tunnel was lost, or could not be made; it is tried again.
+    TunnelLost {
+        /// Process id.
+        process: String,
+        /// Why.
+        reason: String,
+        /// Seconds until then.
+        again_in: u64,
+    },
+    /// There is no tunnel, and will be none until somebody does something about it.
+    TunnelFailed {
+        /// Process id.
+        process: String,
+        /// Why.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A tunnel is no more, since its process has ended, or nobody follows it any more.
+    TunnelClosed {
+        /// Process id.
+        process: String,
     },
     /// Something a person should know that stops nothing.
     Warning {

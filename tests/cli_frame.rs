@@ -11,7 +11,7 @@ use std::fs;
 use std::process::Command;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "new",
     "run",
     "sync",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 21] = [
     "logs",
     "cancel",
     "results",
+    "tunnel",
     "executors",
     "funcspec",
     "doctor",

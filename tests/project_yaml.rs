@@ -75,7 +75,7 @@ fn a_file_of_todays_tool_means_the_same() {
     assert_eq!((settings.projectname.as_str(), settings.executor_names.as_slice()), ("jupyter", &["lumi-std".to_owned()][..]));
     assert_eq!((settings.walltime, settings.source, settings.init_cmd.as_str()), (200, None, ""));
     assert_eq!(settings.tunnel.unwrap().local_port, 38888);
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
 }
 
 #[test]

@@ -214,9 +214,13 @@ impl Work<'_> {
             _ => Source::WorkingTree,
         };
         let is_commit = source != Source::WorkingTree;
+        let max_points = match self.job {
+            Some(Job::Run { max_points: Some(most), .. }) => *most,
+            _ => run::points::MOST,
+        };
         let trees = self.options(for_save);
         let replace = replace.to_vec();
-        let options = submission::Options { processes, executor, trees, source, only_new: for_save, replace };
+        let options = submission::Options { processes, executor, trees, source, only_new: for_save, replace, max_points };
         let submitted = match frozen {
             Some(frozen) if fresh && !is_commit => {
                 run::submission::submit_frozen(self.connection, self.project, &options, frozen, self.events).await?

@@ -66,6 +66,8 @@ pub enum Command {
     Cancel(commands::cancel::Args),
     /// Fetch results
     Results(commands::results::Args),
+    /// Lead a port of this machine to the node of a run
+    Tunnel(commands::tunnel::Args),
     /// List the colony's executors and what they offer
     Executors(commands::executors::Args),
     /// Print the function specification as JSON
@@ -101,7 +103,7 @@ impl Command {
             Command::Run(args) => !args.dry_run,
             Command::Sync(args) => !args.dry_run,
             Command::Results(args) => !args.dry_run,
-            Command::Logs(_) => true,
+            Command::Logs(_) | Command::Tunnel(_) => true,
             _ => false,
         }
     }

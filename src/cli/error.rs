@@ -127,6 +127,16 @@ impl From<run::Error> for CliError {
     }
 }
 
+impl From<run::tunnel::Error> for CliError {
+    fn from(error: run::tunnel::Error) -> CliError {
+        let code = match error {
+            run::tunnel::Error::Unfit { .. } | run::tunnel::Error::NoKey { .. } | run::tunnel::Error::PortTaken { .. } => USAGE,
+            _ => FAILED,
+        };
+        CliError::new(code, error.to_string()).with_hints(error.hint())
+    }
+}
+
 impl From<project::Error> for CliError {
     fn from(error: project::Error) -> CliError {
         CliError::new(USAGE, error.to_string()).with_hints(error.hint())

@@ -10,6 +10,7 @@ pub mod downloads;
 pub mod removed;
 pub mod results;
 pub mod runs;
+mod sweeps;
 pub mod uploads;
 pub mod watched;
 
@@ -33,6 +34,7 @@ const MIGRATIONS: &[&str] = &[
     results::SCHEMA_1,
     removed::SCHEMA_1,
     watched::SCHEMA_1,
+    runs::SCHEMA_3,
 ];
 
 /// Why the journal cannot be read or written.

@@ -42,6 +42,14 @@ ALTER TABLE run ADD COLUMN revision TEXT;    -- what --commit was given; NULL: t
 ALTER TABLE run ADD COLUMN nodes TEXT;       -- machines, as the executor names them
 ";
 
+/// Tables of schema version 9.
+pub(super) const SCHEMA_3: &str = "
+ALTER TABLE run ADD COLUMN sweep TEXT;       -- id of the sweep that it is a part of; NULL: none
+ALTER TABLE run ADD COLUMN point INTEGER;    -- its number in the sweep, from 0
+ALTER TABLE run ADD COLUMN params TEXT;      -- its values: JSON, [[name, value], ...]
+CREATE INDEX run_by_sweep ON run(sweep, point) WHERE sweep IS NOT NULL;
+";
+
 /// State of a run: that of its process, or what comes before and beside one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -148,19 +156,32 @@ pub struct Run {
     pub errors: Vec<String>,
     /// When the results came home.
     pub results_fetched: Option<i64>,
+    /// The sweep that it is a part of: 32 hex digits, the same for all of its runs.
+    pub sweep: Option<String>,
+    /// Its number in the sweep, from 0.
+    pub point: Option<u32>,
+    /// Its values in the sweep, by their names.
+    #[serde(serialize_with = "as_map")]
+    pub params: Vec<(String, String)>,
+}
+
+fn as_map<S: serde::Serializer>(pairs: &[(String, String)], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 fn as_json<S: serde::Serializer>(text: &str, s: S) -> Result<S::Ok, S::Error> {
     serde_json::from_str::<serde_json::Value>(text).unwrap_or_default().serialize(s)
 }
 
-const COLUMNS: &str = "run_id, created, project_folder, project_name, server, colony, spec, tree_digest, snapshot_id, git_commit, \
-     git_dirty, process_id, state, executor, started, ended, errors, results_fetched, revision, nodes";
+/// What [`Journal::query`] reads.
+pub(super) const COLUMNS: &str = "run_id, created, project_folder, project_name, server, colony, spec, tree_digest, snapshot_id, git_commit, \
+     git_dirty, process_id, state, executor, started, ended, errors, results_fetched, revision, nodes, sweep, point, params";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
     let folder: String = row.get(2)?;
     let state: String = row.get(12)?;
     let errors: String = row.get(16)?;
+    let params: Option<String> = row.get(22)?;
     Ok(Run {
         run_id: row.get(0)?,
         created: row.get(1)?,
@@ -182,6 +203,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
         results_fetched: row.get(17)?,
         revision: row.get(18)?,
         nodes: row.get(19)?,
+        sweep: row.get(20)?,
+        point: row.get(21)?,
+        params: params.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
     })
 }
 
@@ -189,10 +213,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Run> {
 pub(super) fn insert(db: &rusqlite::Connection, run: &Run) -> rusqlite::Result<()> {
     let sql = format!(
         "INSERT INTO run({COLUMNS})
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20)"
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23)"
     );
     let folder = run.project_folder.to_string_lossy();
     let errors = serde_json::to_string(&run.errors).unwrap_or_default();
+    let params = run.sweep.as_ref().map(|_| serde_json::to_string(&run.params).unwrap_or_default());
     let values = params![
         run.run_id,
         run.created,
@@ -213,7 +238,10 @@ pub(super) fn insert(db: &rusqlite::Connection, run: &Run) -> rusqlite::Result<(
         errors,
         run.results_fetched,
         run.revision,
-        run.nodes
+        run.nodes,
+        run.sweep,
+        run.point,
+        params
     ];
     db.execute(&sql, values).map(drop)
 }
@@ -263,8 +291,9 @@ impl Journal {
         let mut write = || -> rusqlite::Result<()> {
             let transaction = db.transaction()?;
             // What it should have run is to run, if it never did.
-            let sql =
-                "UPDATE watched SET digest = '' WHERE run_id = (SELECT run_id FROM run WHERE run_id = ?1 AND process_id IS NULL)";
+            let sql = "UPDATE watched SET digest = '' WHERE run_id IN
+                       (SELECT named.run_id FROM run AS lost JOIN run AS named ON named.run_id = lost.run_id OR named.sweep = lost.sweep
+                        WHERE lost.run_id = ?1 AND lost.process_id IS NULL)";
             transaction.execute(sql, [run_id])?;
             transaction.execute("UPDATE run SET state = 'lost' WHERE run_id = ?1", [run_id])?;
             transaction.commit()
@@ -344,7 +373,7 @@ impl Journal {
         rows().map_err(|e| self.failed(e))
     }
 
-    fn query(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, Error> {
+    pub(super) fn query(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Run>, Error> {
         let db = self.lock();
         let rows = || -> rusqlite::Result<Vec<Run>> { db.prepare_cached(sql)?.query_map(values, read)?.collect() };
         rows().map_err(|e| self.failed(e))
@@ -378,6 +407,9 @@ pub(crate) mod tests {
             ended: None,
             errors: vec![],
             results_fetched: None,
+            sweep: None,
+            point: None,
+            params: vec![],
         }
     }
 

@@ -48,12 +48,22 @@ impl Journal {
         let mut write = || -> rusqlite::Result<()> {
             let transaction = db.transaction()?;
             super::runs::insert(&transaction, run)?;
-            let sql = "INSERT OR REPLACE INTO watched(place, digest, run_id) VALUES (?1, ?2, ?3)";
-            transaction.execute(sql, params![watched.place, watched.digest, run.run_id])?;
+            note(&transaction, watched, &run.run_id)?;
             transaction.commit()
         };
         write().map_err(|e| self.failed(e))
     }
+
+    /// Notes what a run runs that was written down before.
+    pub fn take_up_again(&self, watched: &Watched, run_id: &str) -> Result<(), Error> {
+        note(&self.lock(), watched, run_id).map_err(|e| self.failed(e))
+    }
+}
+
+/// Notes what a run runs.
+pub(super) fn note(db: &rusqlite::Connection, watched: &Watched, run_id: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO watched(place, digest, run_id) VALUES (?1, ?2, ?3)";
+    db.execute(sql, params![watched.place, watched.digest, run_id]).map(drop)
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use super::agent;
 use super::agent::AgentSettings;
 use super::scalar;
 use super::scalar::Check;
+use super::sweep;
+use super::sweep::Sweep;
+use super::sweep::Wrong;
 use super::yaml::Document;
 use super::yaml::Entry;
 use super::yaml::Fault;
@@ -24,7 +27,7 @@ pub struct Gpu {
     pub name: String,
 }
 
-/// A tunnel to the first node of a process. Read and checked; not opened yet.
+/// A tunnel to the first node of a process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Tunnel {
@@ -81,6 +84,8 @@ pub struct ProjectFile {
     pub tunnel: Option<Tunnel>,
     /// Where results lie.
     pub results: Results,
+    /// One process for each of these, instead of one.
+    pub sweep: Option<Sweep>,
 }
 
 /// Name of the whole file, as a section.
@@ -182,6 +187,7 @@ impl Reader<'_> {
             source: self.scalar(&environment, "source", &scalar::SOURCE)?.flatten(),
             tunnel: if tunnel.entries.is_empty() { None } else { Some(self.tunnel(&tunnel)?) },
             results: self.scalar(&whole, "results", &scalar::RESULTS)?.unwrap_or_default(),
+            sweep: self.sweep(&whole, &conditions)?,
         };
         self.advise(&settings, &conditions, warnings);
         Ok(settings)
@@ -202,9 +208,6 @@ impl Reader<'_> {
         if settings.source.is_none() {
             warnings.push(format!("{file} names no `source`: the command gets no argument"));
         }
-        if settings.tunnel.is_some() {
-            warnings.push("`tunnel` is read, but this version opens no tunnel".into());
-        }
     }
 
     fn command(&self, whole: &Section<'_>, environment: &Section<'_>) -> Result<String, Error> {
@@ -216,13 +219,32 @@ impl Reader<'_> {
 
     fn tunnel(&self, tunnel: &Section<'_>) -> Result<Tunnel, Error> {
         Ok(Tunnel {
-            user: self.required(tunnel, "user", &scalar::TEXT)?,
-            jump_host: self.required(tunnel, "jumpHost", &scalar::TEXT)?,
+            user: self.required(tunnel, "user", &scalar::USER)?,
+            jump_host: self.required(tunnel, "jumpHost", &scalar::HOST)?,
             jump_host_port: self.scalar(tunnel, "jumpHostPort", &scalar::PORT)?.unwrap_or(default::SSH_PORT),
             ssh_key: self.text(tunnel, "sshKey")?,
             local_port: self.required(tunnel, "localPort", &scalar::PORT)?,
             remote_port: self.required(tunnel, "remotePort", &scalar::PORT)?,
         })
+    }
+
+    /// `sweep`, or `array` in `conditions`.
+    fn sweep(&self, whole: &Section<'_>, conditions: &Section<'_>) -> Result<Option<Sweep>, Error> {
+        let wrong = |Wrong { way, message }| self.invalid(&way, message);
+        let sweep = match whole.find("sweep") {
+            Some(entry) => sweep::read(&entry.node, shown).map_err(wrong)?,
+            None => None,
+        };
+        let (Some(entry), Some(text)) = (conditions.find("array"), self.scalar(conditions, "array", &scalar::TEXT)?) else {
+            return Ok(sweep);
+        };
+        if sweep.is_some() {
+            return Err(
+                self.invalid(&entry.way, "`array` and `sweep` cannot stand in one file; an index may be part of `sweep`".into())
+            );
+        }
+        let array = sweep::indices(&text).map_err(|wanted| self.unfit("array", &entry.node, &wanted))?;
+        Ok(Some(array))
     }
 
     fn agent(&self, section: &Section<'_>) -> Result<AgentSettings, Error> {

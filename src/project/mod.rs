@@ -4,6 +4,7 @@ mod agent;
 mod create;
 mod file;
 mod scalar;
+pub mod sweep;
 mod yaml;
 
 pub use agent::AgentSettings;
@@ -18,6 +19,9 @@ pub use file::Gpu;
 pub use file::ProjectFile;
 pub use file::Results;
 pub use file::Tunnel;
+pub use scalar::is_host_name;
+pub use scalar::is_user_name;
+pub use sweep::Sweep;
 
 use crate::event::Tree;
 use std::path::Path;

@@ -24,6 +24,14 @@ pub(super) const COUNT: Check<i64> =
 /// A TCP port.
 pub(super) const PORT: Check<u16> =
     Check { wanted: "a port from 1 to 65535", read: |s| whole(s).and_then(|n| u16::try_from(n).ok()).filter(|port| *port > 0) };
+/// `tunnel.user`.
+pub(super) const USER: Check<String> = Check {
+    wanted: "the name of a user (letters, digits and . _ + @ -, no - first)",
+    read: |s| Some(s.text.clone()).filter(|t| is_user_name(t)),
+};
+/// `tunnel.jumpHost`.
+pub(super) const HOST: Check<String> =
+    Check { wanted: "the name or address of a host", read: |s| Some(s.text.clone()).filter(|t| is_host_name(t)) };
 /// `rebuildImage`.
 pub(super) const FLAG: Check<bool> = Check { wanted: "true or false", read: flag };
 /// `results`.
@@ -56,6 +64,20 @@ pub(super) const SOURCE: Check<Option<String>> = Check { wanted: "a path below c
 
 /// The server counts a process's time in nanoseconds in 64 bits: some 292 years.
 const MOST_SECONDS: i64 = i64::MAX / 1_000_000_000;
+
+/// Whether a text can be the name of a user: nothing that a program could take for an option, a place or a command.
+pub fn is_user_name(text: &str) -> bool {
+    is_plain(text, "._+@-") && text.len() <= 128
+}
+
+/// Whether a text can be the name of a host, as users or configuration of ssh call it, or its address.
+pub fn is_host_name(text: &str) -> bool {
+    (is_plain(text, "._-") && text.len() <= 253) || text.parse::<std::net::Ipv6Addr>().is_ok()
+}
+
+fn is_plain(text: &str, more: &str) -> bool {
+    !text.is_empty() && !text.starts_with('-') && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+}
 
 /// A whole number. Quoted ones, `1_000` and `600.0` are numbers, too; `0600` is octal to some readers and refused.
 fn whole(scalar: &Scalar) -> Option<i64> {

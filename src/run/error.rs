@@ -46,6 +46,40 @@ pub enum Error {
         /// Path (with its tree) and problem.
         problems: Vec<(String, String)>,
     },
+    /// A sweep asks for more processes than are allowed.
+    #[error("the sweep in project.yaml makes {points} processes, and no more than {most} are allowed")]
+    TooManyPoints {
+        /// What it asks for.
+        points: u64,
+        /// What is allowed.
+        most: u32,
+    },
+    /// A sweep cannot be made of its values.
+    #[error("the sweep in project.yaml cannot be run: {reason}")]
+    Sweep {
+        /// What is wrong.
+        reason: String,
+    },
+    /// Not all processes of a sweep could be submitted.
+    #[error("sweep {sweep}: {submitted} of {all} processes were submitted, then: {source}")]
+    SweepCut {
+        /// Its id.
+        sweep: String,
+        /// Processes that there are.
+        submitted: usize,
+        /// Processes that there should be.
+        all: usize,
+        /// What stopped it.
+        source: Box<Error>,
+    },
+    /// A whole sweep is meant where only one run can be.
+    #[error("{word:?} means a sweep of {runs} runs, and this is done with one run")]
+    IsSweep {
+        /// What was given.
+        word: String,
+        /// How many there are.
+        runs: usize,
+    },
     /// No run is meant by that word.
     #[error("no run {0:?} is known")]
     UnknownRun(String),
@@ -147,6 +181,7 @@ impl Error {
         match self {
             Error::Colony(e) => e.is_temporary(),
             Error::Files(e) => e.is_temporary(),
+            Error::SweepCut { source, .. } => source.is_temporary(),
             _ => false,
         }
     }
@@ -156,6 +191,7 @@ impl Error {
         match self {
             Error::Colony(e) => e.is_unreachable(),
             Error::Files(e) => e.is_unreachable(),
+            Error::SweepCut { source, .. } => source.is_unreachable(),
             _ => false,
         }
     }
@@ -174,6 +210,9 @@ impl Error {
                 | Error::NotInCommit { .. }
                 | Error::NotWhole { .. }
                 | Error::BadTarget { .. }
+                | Error::TooManyPoints { .. }
+                | Error::Sweep { .. }
+                | Error::IsSweep { .. }
         )
     }
 
@@ -206,6 +245,15 @@ impl Error {
             Error::BadTarget { .. } => Some("name a folder that is not there yet, or one that is empty".into()),
             Error::SourceGone { .. } => Some("`pollinator show` tells what is known of the run".into()),
             Error::AmbiguousRun { .. } => Some("give more of the id".into()),
+            Error::TooManyPoints { points, .. } => Some(format!("`--max-points {points}` allows them, if they are meant")),
+            Error::SweepCut { sweep, source, .. } if source.is_unreachable() => Some(format!(
+                "`pollinator run` submits the others, and none twice; `pollinator cancel {}` ends those that there are",
+                &sweep[..sweep.len().min(12)]
+            )),
+            Error::SweepCut { sweep, .. } => {
+                Some(format!("`pollinator cancel {}` ends those that there are", &sweep[..sweep.len().min(12)]))
+            }
+            Error::IsSweep { .. } => Some("`pollinator runs --sweep ID` lists its runs".into()),
             _ => None,
         }
     }

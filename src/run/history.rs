@@ -9,6 +9,7 @@ use crate::colonies::Process;
 use crate::journal::runs::Run;
 use crate::journal::runs::RunFilter;
 use crate::journal::runs::RunState;
+use futures_util::StreamExt;
 use std::path::Path;
 
 /// A run named by a person: from our books, or a process of the colony that we have no books about.
@@ -18,17 +19,31 @@ pub enum Found {
     Run(Box<Run>),
     /// Somebody else's, by its process id.
     Process(String),
+    /// All of a sweep of ours.
+    Sweep(Sweep),
+}
+
+/// The runs of a sweep.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// How it was named.
+    pub word: String,
+    /// Its id.
+    pub id: String,
+    /// Its runs, in their order; never none.
+    pub runs: Vec<Run>,
 }
 
 impl Found {
     /// Its process.
     ///
     /// # Errors
-    /// [`Error::NotSubmitted`] for a run that never had one.
+    /// [`Error::NotSubmitted`] for a run that never had one; [`Error::IsSweep`] for a sweep, which has many.
     pub fn process_id(&self) -> Result<&str, Error> {
         match self {
             Found::Process(id) => Ok(id),
             Found::Run(run) => run.process_id.as_deref().ok_or_else(|| Error::NotSubmitted(run.run_id.clone())),
+            Found::Sweep(sweep) => Err(Error::IsSweep { word: sweep.word.clone(), runs: sweep.runs.len() }),
         }
     }
 
@@ -36,33 +51,59 @@ impl Found {
     pub fn run(&self) -> Option<&Run> {
         match self {
             Found::Run(run) => Some(run),
-            Found::Process(_) => None,
+            Found::Process(_) | Found::Sweep(_) => None,
         }
     }
 }
 
-/// What `word` means: `last` (of this project folder, where one is given), a process or run id, or the beginning of one.
+/// What `word` means: `last` (of this project folder, where one is given), the id of a process, a run or a sweep, or the beginning
+/// of one. The last run of a sweep stands for all of it.
 pub fn resolve(connection: &Connection, word: &str, project_folder: Option<&Path>) -> Result<Found, Error> {
     let journal = &connection.journal;
+    let sweep_of = |id: String| Ok(Found::Sweep(Sweep { word: word.to_owned(), runs: journal.sweep(&id)?, id }));
     if word == "last" {
         let filter = RunFilter { project_folder: project_folder.map(Path::to_owned), limit: Some(1) };
-        let last = journal.runs(&filter)?.into_iter().next();
-        return last.map(|run| Found::Run(Box::new(run))).ok_or_else(|| Error::UnknownRun(word.into()));
+        let last = journal.runs(&filter)?.into_iter().next().ok_or_else(|| Error::UnknownRun(word.into()))?;
+        return match last.sweep.clone() {
+            Some(id) => sweep_of(id),
+            None => Ok(Found::Run(Box::new(last))),
+        };
     }
     let is_hex = !word.is_empty() && word.bytes().all(|b| b.is_ascii_hexdigit());
     if !is_hex {
         return Err(Error::UnknownRun(word.into()));
     }
     let mut matches = journal.runs_with_prefix(&word.to_lowercase())?;
-    match matches.len() {
-        1 => Ok(Found::Run(Box::new(matches.remove(0)))),
-        0 if word.len() == 64 => Ok(Found::Process(word.to_lowercase())),
-        0 => Err(Error::UnknownRun(word.into())),
+    let mut sweeps = journal.sweeps_with_prefix(&word.to_lowercase())?;
+    match (matches.len(), sweeps.len()) {
+        (1, 0) => Ok(Found::Run(Box::new(matches.remove(0)))),
+        (0, 1) => sweep_of(sweeps.remove(0)),
+        (0, 0) if word.len() == 64 => Ok(Found::Process(word.to_lowercase())),
+        (0, 0) => Err(Error::UnknownRun(word.into())),
         _ => {
-            let ids = matches.into_iter().take(10).map(|run| run.process_id.unwrap_or(run.run_id)).collect();
+            let ids = matches.into_iter().map(|run| run.process_id.unwrap_or(run.run_id));
+            let ids = ids.chain(sweeps.into_iter().map(|id| format!("{id} (a sweep)"))).take(10).collect();
             Err(Error::AmbiguousRun { prefix: word.into(), matches: ids })
         }
     }
+}
+
+/// So many runs are asked for at once.
+const AT_ONCE: usize = 8;
+
+/// As [`refresh`], of several, in their order. Where the server does not answer, what is known stays, and the reason is logged: a
+/// server out of reach does not take the history away.
+pub async fn refresh_all(connection: &Connection, runs: Vec<Run>) -> Vec<Run> {
+    let fresh = |run: Run| async {
+        match refresh(connection, run.clone()).await {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                tracing::warn!(%error, run = run.run_id, "showing the last known state");
+                run
+            }
+        }
+    };
+    futures_util::stream::iter(runs).map(fresh).buffered(AT_ONCE).collect().await
 }
 
 /// Asks the server what became of a run that may still change, and notes it. Runs of other colonies stay as they are.

@@ -2,6 +2,7 @@
 //!
 //! [`submit`] reads as the whole way of a run up to its process; [`follow::follow`] and [`results::fetch`] are the rest.
 
+mod batch;
 pub mod checkout;
 pub mod commit;
 pub mod connection;
@@ -9,13 +10,16 @@ pub mod error;
 pub mod follow;
 mod git;
 pub mod history;
+pub mod points;
 pub mod provenance;
 pub mod reclaim;
 pub mod results;
 pub mod source;
 pub mod spec;
 pub mod submission;
+mod substitute;
 pub mod trees;
+pub mod tunnel;
 
 pub use connection::Connection;
 pub use connection::Manners;

@@ -5,6 +5,7 @@ use super::Error;
 use super::commit;
 use super::commit::Commit;
 use super::connection::ProjectLock;
+use super::points;
 use super::provenance;
 use super::provenance::Provenance;
 use super::trees;
@@ -175,11 +176,8 @@ impl Stored {
     }
 }
 
-/// The file that the command gets must be there. `place` is how a person calls the folder.
+/// The file that the command gets must be there, for each point of a sweep. `place` is how a person calls the folder.
 pub(super) fn check_source(project: &Project, src: &Path, place: &str) -> Result<(), Error> {
-    let Some(source) = &project.settings.source else { return Ok(()) };
-    match src.join(source).is_file() {
-        true => Ok(()),
-        false => Err(Error::NoSource { source_file: source.clone(), place: place.to_owned() }),
-    }
+    let missing = points::sources(&project.settings).into_iter().find(|source| !src.join(source).is_file());
+    missing.map_or(Ok(()), |source_file| Err(Error::NoSource { source_file, place: place.to_owned() }))
 }

@@ -3,6 +3,8 @@
 //! The fields and their values are those that today's executors expect (`executors.md` in the project's papers): src as
 //! a snapshot, result kept by the executor at close, data kept as stored.
 
+use super::points;
+use super::points::Point;
 use crate::colonies::Conditions;
 use crate::colonies::DirMount;
 use crate::colonies::Filesystem;
@@ -32,6 +34,8 @@ pub const RESULT_DIR: &str = "RESULT_DIR";
 pub const NO_SNAPSHOT: &str = "SNAPSHOT_ID";
 /// What stands for the id of a run that there is not.
 pub const NO_RUN: &str = "RUN_ID";
+/// What stands for the id of a sweep that there is not.
+pub const NO_SWEEP: &str = "SWEEP_ID";
 /// So many digits of a run's id name the folder of its results.
 const RESULT_DIGITS: usize = 12;
 
@@ -48,6 +52,8 @@ pub struct Parts<'a> {
     pub snapshot_label: &'a str,
     /// Our id of the run: the process's label, by which it is found again after a lost answer.
     pub run_id: &'a str,
+    /// The sweep that it is a part of, by its id, and which part.
+    pub sweep: Option<(&'a str, &'a Point)>,
 }
 
 /// The root label of one of a project's trees.
@@ -55,12 +61,17 @@ pub fn label(project_name: &str, tree: Tree) -> String {
     format!("/pollinator/{project_name}/{tree}")
 }
 
-/// The label where a run's results lie: that of all runs, or one below it.
-fn result_label(project: &ProjectFile, run_id: &str) -> String {
+/// The label where a run's results lie: that of all runs, or one below it. Those of a sweep are never in one place, since the
+/// same program would write the same names.
+fn result_label(project: &ProjectFile, parts: &Parts<'_>) -> String {
     let label = label(&project.projectname, Tree::Result);
-    match project.results {
-        Results::Shared => label,
-        Results::PerRun => format!("{label}/{}", beginning(run_id)),
+    let id = beginning(parts.run_id);
+    match (parts.sweep, project.results) {
+        (Some((sweep, point)), _) => {
+            format!("{label}/sweep-{}/{}", beginning(sweep), points::folder_name(&point.values, id))
+        }
+        (None, Results::Shared) => label,
+        (None, Results::PerRun) => format!("{label}/{id}"),
     }
 }
 
@@ -78,10 +89,10 @@ pub fn result_folder(spec: &str, project_name: &str) -> Option<String> {
 }
 
 /// A specification without what tells one run from another.
-pub(super) fn without_id(spec: &str, run_id: &str) -> String {
-    match run_id.is_empty() {
+pub(super) fn without_id(spec: &str, id: &str) -> String {
+    match id.is_empty() {
         true => spec.to_owned(),
-        false => spec.replace(run_id, "").replace(beginning(run_id), ""),
+        false => spec.replace(id, "").replace(beginning(id), ""),
     }
 }
 
@@ -89,11 +100,15 @@ pub(super) fn without_id(spec: &str, run_id: &str) -> String {
 pub fn function_spec(project: &ProjectFile, parts: &Parts<'_>) -> FunctionSpec {
     let name = &project.projectname;
     let src_dir = format!("/pollinator/{name}/{}/src", parts.snapshot_id);
-    let results = result_label(project, parts.run_id);
+    let results = result_label(project, parts);
     let mut env = BTreeMap::new();
     env.insert("PROJECT_DIR".to_owned(), format!("{MOUNT}/pollinator/{name}"));
     env.insert(RESULT_DIR.to_owned(), format!("{MOUNT}{results}"));
     env.insert(RUN_ID.to_owned(), parts.run_id.to_owned());
+    if let Some((sweep, point)) = parts.sweep {
+        env.insert(points::SWEEP_ID.to_owned(), sweep.to_owned());
+        env.extend(point.env.clone());
+    }
     FunctionSpec {
         funcname: "execute".into(),
         kwargs: kwargs(project, &src_dir),
@@ -194,6 +209,7 @@ mod tests {
             snapshot_id: theirs["fs"]["snapshots"][0]["snapshotid"].as_str().unwrap(),
             snapshot_label: label,
             run_id: "0123",
+            sweep: None,
         };
         let mut ours = serde_json::to_value(function_spec(&project, &parts)).unwrap();
         // Ours tells where results go, and which run it is, twice.
@@ -210,7 +226,8 @@ mod tests {
     fn a_run_of_its_own_folder_differs_from_another_in_nothing_but_its_id() {
         let made = |results, run_id: &str| {
             let project = ProjectFile { projectname: "p".into(), results, ..ProjectFile::default() };
-            let parts = Parts { colony: "c", executors: &[], snapshot_id: "s", snapshot_label: "/pollinator/p/src", run_id };
+            let parts =
+                Parts { colony: "c", executors: &[], snapshot_id: "s", snapshot_label: "/pollinator/p/src", run_id, sweep: None };
             serde_json::to_string(&function_spec(&project, &parts)).unwrap()
         };
         let (one, other) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
@@ -228,6 +245,29 @@ mod tests {
         }
         assert_ne!(without_id(&own, one), without_id(&shared, one));
         assert_eq!((result_folder("", "p"), without_id("x", "")), (None, "x".to_owned()));
+    }
+
+    #[test]
+    fn points_of_a_sweep_have_folders_of_their_own_and_differ_in_ids_only_from_those_of_another() {
+        let (a, b) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
+        let made = |sweep_id: &str, run_id: &str, value: &str| {
+            let sweep = crate::project::Sweep::List(vec![vec![("lr".to_owned(), value.to_owned())]]);
+            let project =
+                ProjectFile { projectname: "p".into(), cmd: "x {lr}".into(), sweep: Some(sweep), ..ProjectFile::default() };
+            let point = points::of(&project, 1).unwrap().unwrap().remove(0);
+            let (snapshot_id, snapshot_label) = ("s", "/pollinator/p/src");
+            let parts =
+                Parts { colony: "c", executors: &[], snapshot_id, snapshot_label, run_id, sweep: Some((sweep_id, &point)) };
+            serde_json::to_string(&function_spec(&point.settings, &parts)).unwrap()
+        };
+        let one = made(a, b, "0.1");
+        let spec: FunctionSpec = serde_json::from_str(&one).unwrap();
+        assert_eq!((spec.kwargs["cmd"].as_str(), spec.env["POLLINATOR_PARAM_LR"].as_str()), (Some("x 0.1"), "0.1"));
+        assert_eq!((spec.env[points::SWEEP_ID].as_str(), spec.env[RUN_ID].as_str()), (a, b));
+        assert_eq!(result_folder(&one, "p").as_deref(), Some("sweep-0123456789ab/lr=0.1-fedcba987654"));
+        let bare = |spec: &str, sweep: &str, run: &str| without_id(&without_id(spec, run), sweep);
+        assert_eq!(bare(&one, a, b), bare(&made(b, a, "0.1"), b, a));
+        assert_ne!(bare(&one, a, b), bare(&made(a, b, "0.2"), a, b));
     }
 
     #[test]

@@ -5,7 +5,10 @@
 
 use super::Connection;
 use super::Error;
+use super::batch;
 use super::follow::ExecutorNames;
+use super::points;
+use super::points::Point;
 use super::provenance::Provenance;
 use super::source::Origin;
 use super::source::Source;
@@ -28,6 +31,9 @@ use crate::journal::runs::Run;
 use crate::journal::runs::RunState;
 use crate::journal::watched::Watched;
 use crate::project::Project;
+use crate::project::sweep::Values;
+use futures_util::StreamExt;
+use futures_util::TryStreamExt;
 use std::time::Duration;
 
 /// How often a process is looked for after an answer was lost, before it is submitted again.
@@ -51,6 +57,8 @@ pub struct Options {
     pub only_new: bool,
     /// Runs whose processes are cancelled before a new one is submitted; they stay where none is.
     pub replace: Vec<String>,
+    /// So many processes a sweep may make.
+    pub max_points: u32,
 }
 
 impl Default for Options {
@@ -62,6 +70,7 @@ impl Default for Options {
             source: Source::default(),
             only_new: false,
             replace: Vec::new(),
+            max_points: points::MOST,
         }
     }
 }
@@ -84,9 +93,10 @@ pub struct Submitted {
 pub async fn submit(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Submitted, Error> {
     let origin = Origin::of(project, &options.source, events).await?;
     let project = &origin.project;
+    let points = points_of(project, options)?;
     let executors = executors(connection, project, options).await?;
     let lock = lock(connection, project, events).await?;
-    let mut interrupted = settle_intents(connection, project, events).await?;
+    let interrupted = settle_intents(connection, project, events).await?;
     let brought = origin.bring_over(connection, &lock, &options.trees, events).await?;
     let watched = brought.inputs().map(|digest| Watched { place: place(connection, project), digest });
     if options.only_new && (!brought.busy().is_empty() || !is_new(connection, watched.as_ref())?) {
@@ -94,17 +104,8 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
     }
     let (frozen, provenance) = origin.freeze(connection, &brought, events).await?;
     cancel(connection, &options.replace).await?;
-    let mut runs = Vec::new();
-    for _ in 0..options.processes {
-        let run = intent(connection, project, &executors, &frozen, &provenance)?;
-        match take_same(&mut interrupted, &run) {
-            Some(earlier) => {
-                events.warn(format!("an interrupted call had submitted this run already: taking run {}", earlier.run_id));
-                runs.push(earlier);
-            }
-            None => runs.push(submit_one(connection, run, watched.as_ref(), events).await?),
-        }
-    }
+    let making = Making { connection, project, executors: &executors, frozen: &frozen, provenance: &provenance };
+    let runs = making.submit(points, options.processes, interrupted, watched.as_ref(), events).await?;
     Ok(Submitted { runs, frozen: Some(frozen), busy: brought.busy() })
 }
 
@@ -123,16 +124,23 @@ pub async fn submit_frozen(
         super::provenance::of(&project.folder)
     );
     let (executors, _lock) = (executors?, lock?);
-    let mut interrupted = settle_intents(connection, project, events).await?;
-    let mut runs = Vec::new();
-    for _ in 0..options.processes {
-        let run = intent(connection, project, &executors, frozen, &provenance)?;
-        runs.push(match take_same(&mut interrupted, &run) {
-            Some(earlier) => earlier,
-            None => submit_one(connection, run, None, events).await?,
-        });
-    }
+    let points = points_of(project, options)?;
+    let interrupted = settle_intents(connection, project, events).await?;
+    let making = Making { connection, project, executors: &executors, frozen, provenance: &provenance };
+    let runs = making.submit(points, options.processes, interrupted, None, events).await?;
     Ok(Submitted { runs, frozen: Some(frozen.clone()), busy: Vec::new() })
+}
+
+/// The points of the project's sweep, where it is one.
+fn points_of(project: &Project, options: &Options) -> Result<Option<Vec<Point>>, Error> {
+    let points = points::of(&project.settings, options.max_points)?;
+    match points {
+        Some(_) if options.processes > 1 => {
+            let reason = "--processes makes several of one; name the repetitions in the sweep (`repeat: [1, 2, 3]`)".into();
+            Err(Error::Sweep { reason })
+        }
+        points => Ok(points),
+    }
 }
 
 /// Cancels runs. One that has just ended needs it no more.
@@ -172,14 +180,17 @@ pub struct Preview {
     pub commit: Option<String>,
     /// What would be brought over.
     pub plans: Vec<(Tree, SyncReport)>,
-    /// What would be submitted, with placeholders for ids that are not known yet.
+    /// What would be submitted, with placeholders for ids that are not known yet; of a sweep its first process.
     pub spec: FunctionSpec,
+    /// The values of each process of a sweep; none where it is no sweep.
+    pub points: Vec<Values>,
 }
 
 /// Says what [`submit`] would do, and does nothing.
 pub async fn preview(connection: &Connection, project: &Project, options: &Options, events: &Events) -> Result<Preview, Error> {
     let origin = Origin::of(project, &options.source, events).await?;
     let project = &origin.project;
+    let points = points_of(project, options)?.unwrap_or_default();
     let executors = executors(connection, project, options).await?;
     let lock = lock(connection, project, events).await?;
     let plans = origin.plans(connection, &lock, &options.trees, events).await?;
@@ -189,9 +200,12 @@ pub async fn preview(connection: &Connection, project: &Project, options: &Optio
         snapshot_id: spec::NO_SNAPSHOT,
         snapshot_label: &spec::label(&project.settings.projectname, Tree::Src),
         run_id: spec::NO_RUN,
+        sweep: points.first().map(|point| (spec::NO_SWEEP, point)),
     };
-    let spec = spec::function_spec(&project.settings, &parts);
-    Ok(Preview { commit: origin.commit().map(|commit| commit.id.clone()), plans, spec })
+    let settings = points.first().map_or(&project.settings, |point| &point.settings);
+    let spec = spec::function_spec(settings, &parts);
+    let commit = origin.commit().map(|commit| commit.id.clone());
+    Ok(Preview { commit, plans, spec, points: points.into_iter().map(|point| point.values).collect() })
 }
 
 /// The project's lock, with a word when somebody else holds it.
@@ -216,46 +230,85 @@ async fn executors(connection: &Connection, project: &Project, options: &Options
     Err(Error::NoExecutor { names, colony: connection.client().colony().into(), available })
 }
 
-/// A run as it is written down before it is submitted.
-fn intent(
-    connection: &Connection,
-    project: &Project,
-    executors: &[String],
-    frozen: &Frozen,
-    provenance: &Provenance,
-) -> Result<Run, Error> {
-    let client = connection.client();
-    let run_id = new_run_id()?;
-    let parts = Parts {
-        colony: client.colony(),
-        executors,
-        snapshot_id: &frozen.snapshot_id,
-        snapshot_label: &frozen.label,
-        run_id: &run_id,
-    };
-    let spec = spec::function_spec(&project.settings, &parts);
-    Ok(Run {
-        created: now(),
-        project_folder: project.folder.clone(),
-        project_name: project.settings.projectname.clone(),
-        server: client.server(),
-        colony: client.colony().to_owned(),
-        spec: serde_json::to_string(&spec).unwrap_or_default(),
-        tree_digest: frozen.digest.clone(),
-        snapshot_id: frozen.snapshot_id.clone(),
-        git_commit: provenance.commit.clone(),
-        git_dirty: provenance.dirty,
-        revision: provenance.revision.clone(),
-        process_id: None,
-        state: RunState::Intent,
-        executor: None,
-        nodes: None,
-        started: None,
-        ended: None,
-        errors: Vec::new(),
-        results_fetched: None,
-        run_id,
-    })
+/// What runs are made of.
+#[derive(Clone, Copy)]
+pub(super) struct Making<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) project: &'a Project,
+    pub(super) executors: &'a [String],
+    pub(super) frozen: &'a Frozen,
+    pub(super) provenance: &'a Provenance,
+}
+
+impl Making<'_> {
+    /// Submits: a process for each point of a sweep, or so many of the same.
+    async fn submit(
+        &self,
+        points: Option<Vec<Point>>,
+        processes: u32,
+        mut interrupted: Interrupted,
+        watched: Option<&Watched>,
+        events: &Events,
+    ) -> Result<Vec<Run>, Error> {
+        if let Some(points) = points {
+            return batch::submit(self, &points, interrupted.sweeps, watched, events).await;
+        }
+        batch::abandon(self.connection, &interrupted.sweeps, events)?;
+        let mut runs = Vec::new();
+        for _ in 0..processes {
+            let run = self.intent(None)?;
+            match take_same(&mut interrupted.runs, &run) {
+                Some(earlier) => {
+                    events.warn(format!("an interrupted call had submitted this run already: taking run {}", earlier.run_id));
+                    runs.push(earlier);
+                }
+                None => runs.push(submit_one(self.connection, run, watched, events).await?),
+            }
+        }
+        Ok(runs)
+    }
+
+    /// A run as it is written down before it is submitted. `sweep`: the id of the sweep that it is a part of, and which part.
+    pub(super) fn intent(&self, sweep: Option<(&str, &Point)>) -> Result<Run, Error> {
+        let Making { connection, project, executors, frozen, provenance } = *self;
+        let client = connection.client();
+        let run_id = new_run_id()?;
+        let parts = Parts {
+            colony: client.colony(),
+            executors,
+            snapshot_id: &frozen.snapshot_id,
+            snapshot_label: &frozen.label,
+            run_id: &run_id,
+            sweep,
+        };
+        let settings = sweep.map_or(&project.settings, |(_, point)| &point.settings);
+        let spec = spec::function_spec(settings, &parts);
+        Ok(Run {
+            created: now(),
+            project_folder: project.folder.clone(),
+            project_name: project.settings.projectname.clone(),
+            server: client.server(),
+            colony: client.colony().to_owned(),
+            spec: serde_json::to_string(&spec).unwrap_or_default(),
+            tree_digest: frozen.digest.clone(),
+            snapshot_id: frozen.snapshot_id.clone(),
+            git_commit: provenance.commit.clone(),
+            git_dirty: provenance.dirty,
+            revision: provenance.revision.clone(),
+            process_id: None,
+            state: RunState::Intent,
+            executor: None,
+            nodes: None,
+            started: None,
+            ended: None,
+            errors: Vec::new(),
+            results_fetched: None,
+            sweep: sweep.map(|(id, _)| id.to_owned()),
+            point: sweep.map(|(_, point)| point.number),
+            params: sweep.map(|(_, point)| point.values.clone()).unwrap_or_default(),
+            run_id,
+        })
+    }
 }
 
 /// 32 random hex digits.
@@ -274,11 +327,16 @@ pub(crate) fn now() -> i64 {
     i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
-async fn submit_one(connection: &Connection, mut run: Run, watched: Option<&Watched>, events: &Events) -> Result<Run, Error> {
+async fn submit_one(connection: &Connection, run: Run, watched: Option<&Watched>, events: &Events) -> Result<Run, Error> {
     match watched {
         Some(watched) => connection.journal.add_run_of(&run, watched)?,
         None => connection.journal.add_run(&run)?,
     }
+    send(connection, run, events).await
+}
+
+/// Submits a run that is written down.
+pub(super) async fn send(connection: &Connection, mut run: Run, events: &Events) -> Result<Run, Error> {
     let spec: FunctionSpec = serde_json::from_str(&run.spec).unwrap_or_default();
     let process = match submit_once(connection, &spec, &run.run_id).await {
         Ok(process) => process,
@@ -338,27 +396,49 @@ pub async fn find(connection: &Connection, run_id: &str) -> Result<Option<Proces
     Ok(None)
 }
 
-/// What a killed call left behind: intents whose process exists are taken into the books, the others were never
-/// submitted. Gives the former that have not ended. Called with the project's lock held, so nobody is still at it.
-pub async fn settle_intents(connection: &Connection, project: &Project, events: &Events) -> Result<Vec<Run>, Error> {
+/// What killed calls left behind.
+#[derive(Clone, Debug, Default)]
+pub struct Interrupted {
+    /// Runs that were submitted, and have not ended.
+    pub runs: Vec<Run>,
+    /// Sweeps that may not have been submitted as a whole. What they lack is an intent still.
+    pub sweeps: Vec<String>,
+}
+
+/// Settles what killed calls left behind: intents whose process exists are taken into the books, the others were never
+/// submitted. Called with the project's lock held, so nobody is still at it.
+pub async fn settle_intents(connection: &Connection, project: &Project, events: &Events) -> Result<Interrupted, Error> {
     let client = connection.client();
-    let mut open = Vec::new();
-    for mut run in connection.journal.intents(&project.settings.projectname, &client.server(), client.colony())? {
-        let Some(process) = find(connection, &run.run_id).await? else {
-            connection.journal.mark_run_lost(&run.run_id)?;
-            continue;
-        };
-        let executor = ExecutorNames::new(client).of(&process).await;
-        connection.journal.update_run(&run.run_id, &process, executor.as_deref())?;
-        run.process_id = Some(process.processid.clone());
-        run.state = process.state.into();
-        if process.state.is_final() {
-            events.warn(format!("an interrupted call had submitted run {}: process {} has ended", run.run_id, process.processid));
-        } else {
-            open.push(run);
+    let intents = connection.journal.intents(&project.settings.projectname, &client.server(), client.colony())?;
+    let look = |run: Run| async { Ok::<_, Error>((find(connection, &run.run_id).await?, run)) };
+    let looked: Vec<_> = futures_util::stream::iter(intents).map(look).buffered(batch::AT_ONCE).try_collect().await?;
+    let mut left = Interrupted::default();
+    let mut names = ExecutorNames::new(client);
+    for (found, mut run) in looked {
+        if let Some(sweep) = run.sweep.as_ref().filter(|sweep| !left.sweeps.contains(sweep)) {
+            left.sweeps.push(sweep.clone());
+        }
+        match found {
+            Some(process) => {
+                connection.journal.update_run(&run.run_id, &process, names.of(&process).await.as_deref())?;
+                run.state = process.state.into();
+                if run.sweep.is_some() {
+                    continue;
+                }
+                if process.state.is_final() {
+                    let (run, process) = (&run.run_id, &process.processid);
+                    events.warn(format!("an interrupted call had submitted run {run}: process {process} has ended"));
+                } else {
+                    left.runs.push(Run { process_id: Some(process.processid), ..run });
+                }
+            }
+            None => match &run.sweep {
+                Some(sweep) => connection.journal.reopen(sweep)?,
+                None => connection.journal.mark_run_lost(&run.run_id)?,
+            },
         }
     }
-    Ok(open)
+    Ok(left)
 }
 
 /// Takes an interrupted run that is the same in everything but its id.

@@ -234,6 +234,9 @@ pub enum Job {
         /// The commit to run instead of the working tree.
         #[serde(default)]
         commit: Option<String>,
+        /// So many processes a sweep may make, where it is not the usual number.
+        #[serde(default)]
+        max_points: Option<u32>,
     },
 }
 

@@ -17,6 +17,7 @@ use crate::agent::operations::Report;
 use crate::event::Event;
 use crate::event::Events;
 use crate::journal::runs::RunState;
+use crate::run::Connection;
 use crate::watch::ProjectId;
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -109,12 +110,33 @@ pub(super) fn tell_desktop(member: &Member, run: &str) {
         Ok(found) => found,
         Err(error) => return tracing::warn!(%error, run, "the run cannot be read"),
     };
-    let fate = match found.map(|run| run.state) {
-        Some(RunState::Success) => "succeeded",
-        Some(RunState::Failed) => "failed",
-        Some(RunState::Cancelled) => "was cancelled",
-        _ => return,
+    let Some(found) = found else { return };
+    let (id, fate) = match &found.sweep {
+        Some(sweep) => match fate_of_sweep(connection, sweep) {
+            Some(fate) => (sweep.as_str(), fate),
+            None => return,
+        },
+        None => match found.state {
+            RunState::Success => (run, "succeeded".to_owned()),
+            RunState::Failed => (run, "failed".to_owned()),
+            RunState::Cancelled => (run, "was cancelled".to_owned()),
+            _ => return,
+        },
     };
-    let note = Note::of_run(&project.settings.projectname, &run[..run.len().min(12)], fate);
+    let note = Note::of_run(&project.settings.projectname, &id[..id.len().min(12)], &fate);
     tokio::spawn(async move { Desktop::of_process().tell(&note).await });
+}
+
+/// How a sweep ended; none as long as it goes on. One note for all of it: it may have a thousand runs.
+fn fate_of_sweep(connection: &Connection, sweep: &str) -> Option<String> {
+    let runs = match connection.journal.sweep(sweep) {
+        Ok(runs) => runs,
+        Err(error) => {
+            tracing::warn!(%error, sweep, "the sweep cannot be read");
+            return None;
+        }
+    };
+    let good = runs.iter().filter(|run| run.state == RunState::Success).count();
+    let has_ended = runs.iter().all(|run| !run.state.is_open());
+    has_ended.then(|| format!("(a sweep) has ended: {good} of {} succeeded", runs.len()))
 }

@@ -37,6 +37,7 @@ pub async fn hand_to_agent(state_folder: &Path, project_folder: &Path, work: &Wo
             jobs: None,
             follow: false,
             commit: Some(commit.clone()),
+            max_points: None,
         },
     };
     let work = model::Work { root: project_folder.to_owned(), way: None, job, detach: true };

@@ -30,6 +30,11 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let found = history::resolve(&connection, &args.run, here.as_deref())?;
     let wanted = match &found {
         history::Found::Run(run) => Wanted::of_run(run, here.as_deref()),
+        // All runs of a sweep have one source.
+        history::Found::Sweep(sweep) => match sweep.runs.first() {
+            Some(run) => Wanted::of_run(run, here.as_deref()),
+            None => return Err(run::Error::UnknownRun(args.run.clone()).into()),
+        },
         history::Found::Process(id) => Wanted::of_process(&connection.client().process(id).await.map_err(run::Error::from)?),
     };
     let jobs = context.settings()?.jobs.map_or(JOBS, usize::from);

@@ -4,6 +4,8 @@ use crate::cli::CliError;
 use crate::cli::Context;
 use crate::event::Tree;
 use crate::run;
+use crate::run::points;
+use crate::run::points::Point;
 use crate::run::spec;
 use crate::run::spec::Parts;
 use crate::run::trees;
@@ -27,6 +29,7 @@ pub struct Args {
 pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let project = context.project()?;
     let name = &project.settings.projectname;
+    let points = points::of(&project.settings, points::MOST)?;
     let executors = args.executor.map_or_else(|| project.settings.executor_names.clone(), |name| vec![name]);
     let (colony, snapshot_id, snapshot_label) = if args.dry_run {
         (context.colony_name()?, spec::NO_SNAPSHOT.to_owned(), spec::label(name, Tree::Src))
@@ -40,15 +43,26 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     };
     // It is none of our runs, but where each run has its own folder for results, it needs one, too.
     let run_id = if args.dry_run { spec::NO_RUN.to_owned() } else { run::submission::new_run_id()? };
-    let parts = Parts {
-        colony: &colony,
-        executors: &executors,
-        snapshot_id: &snapshot_id,
-        snapshot_label: &snapshot_label,
-        run_id: &run_id,
+    let made = |sweep: Option<(&str, &Point)>| {
+        let parts = Parts {
+            colony: &colony,
+            executors: &executors,
+            snapshot_id: &snapshot_id,
+            snapshot_label: &snapshot_label,
+            run_id: &run_id,
+            sweep,
+        };
+        let mut made = spec::function_spec(sweep.map_or(&project.settings, |(_, point)| &point.settings), &parts);
+        made.env.remove(spec::RUN_ID);
+        made.label.clear();
+        made
     };
-    let mut made = spec::function_spec(&project.settings, &parts);
-    made.env.remove(spec::RUN_ID);
-    made.label.clear();
-    context.print_json(&made)
+    // A sweep is a process for each point, so it has a specification for each.
+    match points {
+        None => context.print_json(&made(None)),
+        Some(points) => {
+            let sweep = if args.dry_run { spec::NO_SWEEP.to_owned() } else { run::submission::new_run_id()? };
+            context.print_json(&points.iter().map(|point| made(Some((&sweep, point)))).collect::<Vec<_>>())
+        }
+    }
 }

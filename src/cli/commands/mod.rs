@@ -19,7 +19,9 @@ pub mod results;
 pub mod run;
 pub mod runs;
 pub mod show;
+mod sweeps;
 pub mod sync;
+pub mod tunnel;
 pub mod version;
 pub mod watch;
 
@@ -43,6 +45,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Logs(args) => logs::run(context, args).await,
         Command::Cancel(args) => cancel::run(context, args).await,
         Command::Results(args) => results::run(context, args).await,
+        Command::Tunnel(args) => tunnel::run(context, args).await,
         Command::Executors(args) => executors::run(context, args).await,
         Command::Funcspec(args) => funcspec::run(context, args).await,
         Command::Gc(args) => gc::run(context, args).await,

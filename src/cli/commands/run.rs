@@ -1,5 +1,7 @@
 //! `pollinator run`: brings the project over, submits it, and with `--follow` stays until its results are home.
 
+use super::sweeps;
+use super::sweeps::Followed;
 use crate::agent::control::model::Job;
 use crate::cli::CliError;
 use crate::cli::Context;
@@ -14,8 +16,12 @@ use crate::project::Project;
 use crate::run;
 use crate::run::Connection;
 use crate::run::Source;
+use crate::run::points;
 use crate::run::trees::TreeOptions;
-use futures_util::future::join_all;
+use crate::run::tunnel;
+use crate::run::tunnel::Ports;
+use crate::run::tunnel::Route;
+use std::convert::Infallible;
 
 /// Arguments of `pollinator run`.
 #[derive(Debug, clap::Args)]
@@ -41,6 +47,9 @@ pub struct Args {
     /// Run on this executor instead of those in project.yaml
     #[arg(long, value_name = "NAME")]
     pub executor: Option<String>,
+    /// How many processes the project's sweep may make
+    #[arg(long, value_name = "N", default_value_t = points::MOST, value_parser = clap::value_parser!(u32).range(1..=points::MOST_EVER as i64))]
+    pub max_points: u32,
     /// How the trees are brought over
     #[command(flatten)]
     pub trees_how: super::TreeArgs,
@@ -55,6 +64,7 @@ impl Args {
             jobs: Some(trees.jobs),
             follow: self.follow,
             commit: self.commit.clone(),
+            max_points: Some(self.max_points),
         }
     }
 }
@@ -65,17 +75,22 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let connection = context.connect_with(args.trees_how.limit_up).await?;
     let trees = args.trees_how.options(context, args.dry_run)?;
     if args.dry_run && args.commit.is_none() {
+        if let Some(points) = points::of(&project.settings, args.max_points)?.filter(|_| !context.json()) {
+            context.print(&format!("a sweep of {} processes", points.len()));
+        }
         return super::sync::show_plans(context, &connection, &project, &Tree::ALL, &trees).await;
     }
     let source = args.commit.clone().map_or(Source::WorkingTree, Source::Commit);
     let job = args.job(&trees);
-    let options = run::Options { processes: args.processes, executor: args.executor, trees, source, ..run::Options::default() };
+    let (processes, max_points) = (args.processes, args.max_points);
+    let options = run::Options { processes, executor: args.executor, trees, source, max_points, ..run::Options::default() };
     if args.dry_run {
         return show_preview(context, &connection, &project, &options).await;
     }
     // What a commit holds was chosen when it was made.
     let looked_at = if options.source == Source::WorkingTree { &[Tree::Src, Tree::Data][..] } else { &[Tree::Data] };
     super::sync::look_before_first_upload(context, &connection, &project, looked_at).await?;
+    let tunnel = if args.follow { way_of_tunnel(&project)? } else { None };
     // What the agent hands back is held to the end: as long as it is, the results are ours to bring home.
     let handed = match args.trees_how.limit_up {
         None => hand_over(context, &connection, &project, job).await?,
@@ -88,23 +103,64 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     if !args.follow {
         return Ok(());
     }
-    let runs = match follow_all(context, &connection, runs, args.count).await? {
+    let runs = match follow(context, &connection, runs, args.count, tunnel).await? {
         Followed::Ended(runs) => runs,
-        Followed::Interrupted(runs) => {
-            let ids: Vec<&str> = runs.iter().filter_map(|run| run.process_id.as_deref()).collect();
-            return Err(stopped_following(&ids));
-        }
+        Followed::Interrupted(runs) => return Err(sweeps::stopped_following(&runs)),
     };
-    bring_home(context, &connection, &project, &runs, &trees).await?;
+    let home = bring_home(context, &connection, &project, &runs, &trees).await;
+    if runs.iter().any(|run| run.sweep.is_some()) && !context.json() {
+        let runs = made(&connection, &runs.iter().map(|run| run.run_id.clone()).collect::<Vec<_>>())?;
+        sweeps::print_points(context, &runs);
+    }
+    home?;
     fate(&runs)
 }
 
-/// Runs that the agent made, out of the books.
+/// The way of the project's tunnel, looked at before anything is submitted.
+fn way_of_tunnel(project: &Project) -> Result<Option<(Route, Ports)>, CliError> {
+    let Some(settings) = &project.settings.tunnel else { return Ok(None) };
+    let (route, ports) = tunnel::of_project(settings)?;
+    tunnel::check_port(ports.local)?;
+    Ok(Some((route, ports)))
+}
+
+/// Follows runs, with the project's tunnel beside them as long as they go on.
+async fn follow(
+    context: &Context,
+    connection: &Connection,
+    runs: Vec<Run>,
+    page: i64,
+    tunnel: Option<(Route, Ports)>,
+) -> Result<Followed, CliError> {
+    let process = match (&runs[..], &tunnel) {
+        ([run], Some(_)) => run.process_id.clone(),
+        (_, Some(_)) => {
+            context
+                .warn("a tunnel leads to one process, and these are several: `pollinator tunnel RUN` opens one to any of them");
+            None
+        }
+        _ => None,
+    };
+    let events = context.events();
+    let beside = async {
+        if let (Some(process), Some((route, ports))) = (&process, &tunnel) {
+            // What became of it was told; the process is followed all the same.
+            let _ = tunnel::attend(connection.client(), process, route, *ports, &events).await;
+        }
+        std::future::pending::<Infallible>().await
+    };
+    tokio::select! {
+        followed = sweeps::follow_all(context, connection, runs, page) => followed,
+        never = beside => match never {},
+    }
+}
+
+/// Runs out of the books.
 fn made(connection: &Connection, ids: &[String]) -> Result<Vec<Run>, CliError> {
     let mut runs = Vec::new();
     for id in ids {
         let run = connection.journal.run(id)?;
-        runs.push(run.ok_or_else(|| CliError::failed(format!("the agent made run {id}, which is not in the books here")))?);
+        runs.push(run.ok_or_else(|| CliError::failed(format!("run {id} is not in the books here")))?);
     }
     Ok(runs)
 }
@@ -121,51 +177,21 @@ async fn show_preview(
     let preview = context.interruptible(preview).await??;
     if context.json() {
         let trees = super::sync::documents(&preview.plans);
-        let document = serde_json::json!({ "commit": preview.commit, "trees": trees, "spec": preview.spec });
+        let mut document = serde_json::json!({ "commit": preview.commit, "trees": trees, "spec": preview.spec });
+        if !preview.points.is_empty() {
+            let point = |values: &Vec<(String, String)>| values.iter().cloned().collect::<std::collections::BTreeMap<_, _>>();
+            document["points"] = serde_json::json!(preview.points.iter().map(point).collect::<Vec<_>>());
+        }
         return context.print_json(&document);
     }
     if let Some(commit) = &preview.commit {
         context.print(&format!("commit {commit}"));
     }
+    if !preview.points.is_empty() {
+        context.print(&format!("a sweep of {} processes; this is the first", preview.points.len()));
+    }
     super::sync::print_plans(context, &preview.plans);
     context.print_json(&preview.spec)
-}
-
-/// How following ended.
-enum Followed {
-    /// All processes have ended.
-    Ended(Vec<Run>),
-    /// The user pressed Ctrl-C; the processes go on.
-    Interrupted(Vec<Run>),
-}
-
-async fn follow_all(context: &Context, connection: &Connection, runs: Vec<Run>, page: i64) -> Result<Followed, CliError> {
-    let events = context.events();
-    let follow_one = |run: Run| async {
-        let id = run.process_id.clone().unwrap_or_default();
-        let process = run::follow::follow(connection.client(), &id, page, &events).await?;
-        run::history::note(connection, run, &process).await
-    };
-    match context.interruptible(join_all(runs.iter().cloned().map(follow_one))).await {
-        Ok(ended) => Ok(Followed::Ended(ended.into_iter().collect::<Result<_, _>>()?)),
-        Err(_) => Ok(Followed::Interrupted(runs)),
-    }
-}
-
-/// Says how to go on after Ctrl-C.
-pub fn stopped_following(ids: &[&str]) -> CliError {
-    let mut error = CliError::interrupted(if ids.len() == 1 {
-        "stopped following; the process goes on"
-    } else {
-        "stopped following; the processes go on"
-    });
-    for id in ids.iter().take(5) {
-        let short = &id[..id.len().min(12)];
-        error = error
-            .with_hint(format!("follow it again with `pollinator logs -f {short}`"))
-            .with_hint(format!("cancel it with `pollinator cancel {short}`"));
-    }
-    error
 }
 
 async fn bring_home(
@@ -182,7 +208,7 @@ async fn bring_home(
 }
 
 /// The exit code says how the processes ended; their reasons were told when they ended.
-fn fate(runs: &[Run]) -> Result<(), CliError> {
+pub fn fate(runs: &[Run]) -> Result<(), CliError> {
     let bad: Vec<&Run> = runs.iter().filter(|run| run.state != RunState::Success).collect();
     let Some(first) = bad.first() else { return Ok(()) };
     let id = first.process_id.as_deref().unwrap_or(&first.run_id);

@@ -1,5 +1,6 @@
 //! `pollinator show RUN`: what is known of one run: what made it, how it ended, and what it brought.
 
+use super::sweeps;
 use crate::cli::CliError;
 use crate::cli::Context;
 use crate::cli::render::sizes;
@@ -13,6 +14,8 @@ use crate::run::Connection;
 use crate::run::follow::ExecutorNames;
 use crate::run::history;
 use crate::run::history::Found;
+use crate::run::history::Sweep;
+use crate::run::points;
 use crate::run::spec::result_folder;
 
 /// Arguments of `pollinator show`.
@@ -29,6 +32,7 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let folder = context.project_if_any()?.map(|p| p.folder);
     let found = history::resolve(&connection, &args.run, folder.as_deref())?;
     let (run, process) = match &found {
+        Found::Sweep(sweep) => return show_sweep(context, &connection, sweep).await,
         Found::Run(run) => known(context, &connection, run).await?,
         Found::Process(id) => (None, Some(connection.client().process(id).await.map_err(crate::run::Error::from)?)),
     };
@@ -58,6 +62,33 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     for (name, value) in facts {
         context.print(&format!("{name:<12} {value}"));
     }
+    Ok(())
+}
+
+/// A sweep: what all its runs have in common, and a row for each.
+async fn show_sweep(context: &Context, connection: &Connection, sweep: &Sweep) -> Result<(), CliError> {
+    let runs = history::refresh_all(connection, sweep.runs.clone()).await;
+    if context.json() {
+        return context.print_json(&serde_json::json!({ "sweep": sweep.id, "runs": runs }));
+    }
+    let Some(first) = runs.first() else { return Ok(()) };
+    let folder = result_folder(&first.spec, &first.project_name).unwrap_or_default();
+    let folder = folder.split('/').next().unwrap_or_default();
+    let facts = [
+        ("sweep", sweep.id.clone()),
+        ("project", format!("{} ({})", first.project_name, first.project_folder.display())),
+        ("colony", format!("{} at {}", first.colony, first.server)),
+        ("created", times::when(first.created)),
+        ("state", sweeps::counts(&runs)),
+        ("commit", commit(first)),
+        ("tree", first.tree_digest.clone()),
+        ("snapshot", first.snapshot_id.clone()),
+        ("results", format!("cfs/result/{folder}")),
+    ];
+    for (name, value) in facts {
+        context.print(&format!("{name:<12} {value}"));
+    }
+    sweeps::print_points(context, &runs);
     Ok(())
 }
 
@@ -146,6 +177,9 @@ fn exit_status(errors: &[String]) -> Option<i64> {
 
 fn run_facts(run: &Run, facts: &mut Facts) {
     facts.push(("run", run.run_id.clone()));
+    if let Some(sweep) = &run.sweep {
+        facts.push(("sweep", format!("{sweep} ({})", points::shown(&run.params))));
+    }
     facts.push(("project", format!("{} ({})", run.project_name, run.project_folder.display())));
     facts.push(("colony", format!("{} at {}", run.colony, run.server)));
     facts.push(("created", times::when(run.created)));

@@ -4,6 +4,7 @@
 //! goes to standard error.
 
 pub mod log;
+pub mod prefix;
 pub mod progress;
 pub mod sizes;
 pub mod times;

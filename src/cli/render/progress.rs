@@ -149,6 +149,35 @@ impl State {
                     self.multi.suspend(|| screen.say_address("Follow process at ", &page));
                 }
             }
+            Event::Sweep { sweep, points, results } => {
+                self.say(Tone::Note, &format!("Sweep of {points} processes SweepID={sweep}; results come to cfs/{results}"));
+            }
+            Event::SweepFinished { sweep, success, failed, cancelled } => {
+                let short = &sweep[..sweep.len().min(12)];
+                let tone = if failed + cancelled > 0 { Tone::Warning } else { Tone::Note };
+                let all = success + failed + cancelled;
+                let mut line = format!("Sweep {short}: {success} of {all} processes succeeded");
+                for (number, how) in [(failed, "failed"), (cancelled, "were cancelled")] {
+                    if number > 0 {
+                        line.push_str(&format!(", {number} {how}"));
+                    }
+                }
+                self.say(tone, &line);
+            }
+            Event::TunnelOpened { local, node, remote, through, .. } => {
+                let through = through.map_or(String::new(), |host| format!(" through {host}"));
+                self.say(Tone::Note, &format!("Tunnel open: 127.0.0.1:{local} leads to {node}:{remote}{through}"));
+            }
+            Event::TunnelLost { reason, again_in, .. } => {
+                self.say(Tone::Warning, &format!("the tunnel is not open ({reason}); tried again in {again_in} s"));
+            }
+            Event::TunnelFailed { reason, hint, .. } => {
+                self.say(Tone::Warning, &format!("there is no tunnel: {reason}"));
+                if let Some(hint) = hint {
+                    self.say(Tone::Hint, &hint);
+                }
+            }
+            Event::TunnelClosed { .. } => self.say(Tone::Note, "Tunnel closed"),
             Event::ProcessState { process, state, executor } => self.process_state(&process, &state, executor),
             Event::Finished { process, state, errors } => self.finished(&process, &state, &errors),
             Event::Warning { message } => self.say(Tone::Warning, &message),
