@@ -97,6 +97,8 @@ pub struct Options {
     /// Seconds of one long poll for work, 5 to 10: a submission may wake another executor of the type than the named one,
     /// which then learns of it only when its own poll runs out.
     pub poll_seconds: u32,
+    /// The executor's own steps are told in the process log.
+    pub tell_steps: bool,
 }
 
 impl Options {
@@ -121,6 +123,7 @@ impl Options {
             backend: Backend::Process,
             capacity: Capacity::default(),
             poll_seconds: 8,
+            tell_steps: false,
         }
     }
 }
