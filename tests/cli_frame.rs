@@ -22,6 +22,7 @@ const COMMANDS: [&str; 21] = [
     "logs",
     "cancel",
     "results",
+    "executor",
     "executors",
     "funcspec",
     "doctor",

@@ -55,6 +55,14 @@ pub enum Error {
         /// Its type here.
         now: String,
     },
+    /// The key that was given as the colony owner's is not.
+    #[error("the key that was given as that of the owner of the colony {colony} is not: {source}")]
+    NotOwner {
+        /// The colony.
+        colony: String,
+        /// The server's words.
+        source: colonies::Error,
+    },
     /// Another key holds the name.
     #[error("the name {name} belongs to another executor of the colony (another key)")]
     NameTaken {
@@ -99,7 +107,7 @@ impl Error {
 
     /// Whether it is the settings that have to change.
     pub fn is_usage(&self) -> bool {
-        matches!(self, Error::NotMember { .. } | Error::NameTaken { .. } | Error::OtherType { .. })
+        matches!(self, Error::NotMember { .. } | Error::NotOwner { .. } | Error::NameTaken { .. } | Error::OtherType { .. })
     }
 
     /// What a person can do.
@@ -112,6 +120,7 @@ impl Error {
             Error::OtherType { known, .. } => Some(format!(
                 "start it with `type = \"{known}\"`, or have the colony's owner remove it, so that it is added anew"
             )),
+            Error::NotOwner { .. } => Some("look at COLONIES_COLONY_PRVKEY, or `owner-key` in the executor's file".into()),
             Error::NameTaken { .. } => Some("choose another name, or have the colony's owner remove the other executor".into()),
             Error::InUse { .. } => Some("stop it, or give this one a state folder of its own".into()),
             Error::Folder { .. } => Some("it must be a folder that the executor can write".into()),

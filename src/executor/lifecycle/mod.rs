@@ -84,6 +84,8 @@ pub(super) struct Host {
     live: Mutex<HashMap<String, Arc<Inbox>>>,
     tasks: TaskTracker,
     contact: Contact,
+    /// When it was registered, ms since 1970, of late.
+    registered: Mutex<Vec<i64>>,
     /// When it started, ms since 1970.
     since: i64,
     state_dir: PathBuf,
@@ -203,6 +205,7 @@ impl Host {
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             contact: Contact::default(),
+            registered: Mutex::default(),
             since: now_ms(),
             state_dir: options.state_dir,
             ending: Mutex::default(),

@@ -4,6 +4,7 @@
 //! its key, and registers only when it is told that it is no member.
 
 use super::Host;
+use super::now_ms;
 use crate::colonies::Capabilities;
 use crate::colonies::Client;
 use crate::colonies::EXECUTOR_APPROVED;
@@ -15,12 +16,20 @@ use crate::colonies::Hardware;
 use crate::colonies::Software;
 use crate::executor::error::Error;
 use crate::executor::machine;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Functions that processes may name.
 const FUNCTIONS: [&str; 2] = ["execute", "sync"];
 /// Pause while somebody has to approve the executor by hand, or the server cannot be reached.
 const PAUSE: Duration = Duration::from_secs(3);
+
+/// Pause before a membership that was taken away is looked at again.
+const SHORT_PAUSE: Duration = Duration::from_millis(300);
+/// Registered more often than this within this time, the name is contested. Who comes new gives up before who is at work.
+const CONTESTS_NEW: usize = 2;
+const CONTESTS_AT_WORK: usize = 8;
+const CONTEST_MS: i64 = 10 * 60 * 1000;
 
 /// How the server sees us.
 enum Standing {
@@ -52,6 +61,11 @@ impl Host {
                     tracing::warn!(executor = self.name, error = %source, "the colony cannot be reached");
                     self.contact.failed(&source);
                     tokio::time::sleep(PAUSE).await;
+                }
+                // Taken away between two calls, perhaps by whoever registers the name, too.
+                Err(Error::Colony { source, .. }) if source.is_not_member() => {
+                    self.contact.failed(&source);
+                    tokio::time::sleep(SHORT_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -110,6 +124,9 @@ impl Host {
             let (name, colony, id) = (self.name.clone(), self.client.colony().into(), self.client.id().into());
             return Err(Error::NotMember { name, colony, id });
         };
+        if self.is_contested() {
+            return Err(Error::NameTaken { name: self.name.clone() });
+        }
         tracing::info!(executor = self.name, "registering");
         match owner.add_executor(&self.description()).await {
             Ok(_) => self.approve_new(owner).await,
@@ -122,8 +139,20 @@ impl Host {
                     _ => Err(Error::NameTaken { name: self.name.clone() }),
                 }
             }
+            Err(e) if e.status() == Some(403) => Err(Error::NotOwner { colony: self.client.colony().into(), source: e }),
             Err(e) => Err(self.refused(e)),
         }
+    }
+
+    /// Whether it was registered so often of late that somebody else must be registering the name, too: some servers let whoever
+    /// has the owner's key take a name over, and two would take it from each other for ever.
+    fn is_contested(&self) -> bool {
+        let mut times = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now_ms();
+        times.retain(|at| now - at < CONTEST_MS);
+        times.push(now);
+        let is_new = self.contact.known().heard.is_none();
+        times.len() > if is_new { CONTESTS_NEW } else { CONTESTS_AT_WORK }
     }
 
     async fn approve_new(&self, owner: &Client) -> Result<(), Error> {
