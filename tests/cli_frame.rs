@@ -11,7 +11,7 @@ use std::fs;
 use std::process::Command;
 use std::process::Stdio;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 23] = [
     "new",
     "run",
     "sync",
@@ -23,6 +23,7 @@ const COMMANDS: [&str; 22] = [
     "cancel",
     "results",
     "tunnel",
+    "executor",
     "executors",
     "funcspec",
     "doctor",

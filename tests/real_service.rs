@@ -97,6 +97,22 @@ fn systemd_finds_nothing_to_say_about_the_unit() {
 }
 
 #[test]
+fn systemd_finds_nothing_to_say_about_the_unit_of_an_executor() {
+    let agency = Agency::without_agent();
+    let text = fs::read_to_string(repository("systemd/pollinator-executor.service")).unwrap();
+    let copy = agency.lab.home().join("pollinator-executor.service");
+    // With a program that is there.
+    fs::write(&copy, text.replace("/usr/local/bin/pollinator ", &format!("{} ", env!("CARGO_BIN_EXE_pollinator")))).unwrap();
+    let said = analyze(&agency, &["--man=no", "verify"], &copy).expect_code(0);
+    assert!(!said.stderr.contains("pollinator-executor"), "{}", said.stderr);
+    // Jobs outlive the service, and nothing keeps their set-uid helpers, namespaces and devices from them.
+    assert!(text.contains("\nKillMode=process\n") && text.contains("\nDelegate=yes\n"));
+    for word in ["NoNewPrivileges=yes", "PrivateDevices", "SystemCallFilter", "RestrictNamespaces", "ProtectKernelTunables"] {
+        assert!(!text.contains(word), "{word}");
+    }
+}
+
+#[test]
 fn the_unit_is_exposed_to_no_more_than_the_agent_needs() {
     let agency = Agency::without_agent();
     let unit = repository("systemd/pollinatord.service");

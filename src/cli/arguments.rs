@@ -4,6 +4,7 @@ use super::commands;
 use super::render::Color;
 use clap::Parser;
 use clap::Subcommand;
+use std::path::Path;
 use std::path::PathBuf;
 
 /// Run what is on your laptop on a supercomputer, a Kubernetes cluster or this machine.
@@ -70,6 +71,9 @@ pub enum Command {
     Tunnel(commands::tunnel::Args),
     /// List the colony's executors and what they offer
     Executors(commands::executors::Args),
+    /// Serve as an executor of the colony
+    #[command(subcommand)]
+    Executor(commands::executor::Command),
     /// Print the function specification as JSON
     Funcspec(commands::funcspec::Args),
     /// Remove what the project no longer needs in the colony: old snapshots, revisions, objects
@@ -97,6 +101,14 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether the command is a service, and the file that its log goes to, if to any.
+    pub fn serves(&self) -> Option<Option<&Path>> {
+        match self {
+            Command::Executor(commands::executor::Command::Start(args)) if !args.check => Some(args.log.as_deref()),
+            _ => None,
+        }
+    }
+
     /// Whether `--json` means one event a line; otherwise it means one document.
     pub fn streams(&self) -> bool {
         match self {

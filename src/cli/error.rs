@@ -167,7 +167,14 @@ impl From<hooks::Error> for CliError {
 
 impl From<executor::Error> for CliError {
     fn from(error: executor::Error) -> CliError {
-        CliError::failed(error.to_string())
+        let code = if error.is_usage() { USAGE } else { FAILED };
+        CliError::new(code, error.to_string()).with_hints(error.hint())
+    }
+}
+
+impl From<executor::settings::Error> for CliError {
+    fn from(error: executor::settings::Error) -> CliError {
+        CliError::new(USAGE, error.to_string()).with_hints(error.hint())
     }
 }
 

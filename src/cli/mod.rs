@@ -6,6 +6,7 @@ pub mod commands;
 pub mod context;
 pub mod error;
 mod handover;
+mod manager;
 pub mod render;
 
 pub use context::Context;
@@ -23,7 +24,16 @@ pub fn main() -> ExitCode {
         Err(code) => return code,
     };
     let context = Context::new(&cli.global, cli.command.streams());
-    render::log::start(context.verbose());
+    let log = match cli.command.serves() {
+        Some(file) => render::log::start_service(context.verbose(), file),
+        None => {
+            render::log::start(context.verbose());
+            Ok(())
+        }
+    };
+    if let Err(error) = log {
+        return context.report(&error);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return context.report(&CliError::failed(format!("cannot start: {error}"))),

@@ -21,10 +21,10 @@ use toml::Table;
 use toml::Value;
 
 /// Keys that hold a secret when written out.
-const SECRETS: [&str; 2] = ["key", "secret-key"];
+const SECRETS: [&str; 3] = ["key", "owner-key", "secret-key"];
 /// Keys of a profile's sections besides the secret's `-file` and `-command` forms.
 const KNOWN: &[(&str, &[&str])] = &[
-    ("colony", &["host", "port", "tls", "skip-verify", "name", "key"]),
+    ("colony", &["host", "port", "tls", "skip-verify", "name", "key", "owner-key"]),
     ("store", &["endpoint", "tls", "skip-verify", "region", "bucket", "access-key", "secret-key"]),
     ("", &["dashboard", "verbose", "timeout", "limit-up", "jobs"]),
 ];
@@ -54,11 +54,19 @@ pub fn read(path: &Path, chosen: Option<&str>, home: &Path) -> Result<BTreeMap<S
         let there = profiles.keys().cloned().collect();
         return Err(Error::NoProfile { name: name.into(), path: path.into(), there });
     };
-    Reader { path, name, home, values: BTreeMap::new() }.sections(profile)
+    Reader { path, name: Some(name), home, values: BTreeMap::new() }.sections(profile)
+}
+
+/// Reads sections of a profile that stand in a file of their own: those of an executor.
+pub fn read_sections(path: &Path, sections: &Table, home: &Path) -> Result<BTreeMap<String, Found>, Error> {
+    if holds_secret(sections) {
+        refuse_readable_by_others(path)?;
+    }
+    Reader { path, name: None, home, values: BTreeMap::new() }.sections(sections)
 }
 
 /// What is wrong with the file, and where. The parser's own text would quote the line, which may hold a key.
-fn reason(text: &str, error: &toml::de::Error) -> String {
+pub fn reason(text: &str, error: &toml::de::Error) -> String {
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
     format!("line {}, column {column}: {}", before.matches('\n').count() + 1, error.message())
@@ -80,7 +88,8 @@ fn refuse_readable_by_others(path: &Path) -> Result<(), Error> {
 
 struct Reader<'a> {
     path: &'a Path,
-    name: &'a str,
+    /// None: the whole file is one.
+    name: Option<&'a str>,
     home: &'a Path,
     values: BTreeMap<String, Found>,
 }
@@ -101,12 +110,9 @@ impl Reader<'_> {
     }
 
     fn value(&mut self, section: &str, key: &str, value: &Value) -> Result<(), Error> {
-        let place = format!(
-            "{}, profile {}, {section}{}{key}",
-            self.path.display(),
-            self.name,
-            if section.is_empty() { "" } else { "." }
-        );
+        let profile = self.name.map_or_else(String::new, |name| format!("profile {name}, "));
+        let dot = if section.is_empty() { "" } else { "." };
+        let place = format!("{}, {profile}{section}{dot}{key}", self.path.display());
         let known = KNOWN.iter().find(|(name, _)| *name == section).map_or(&[][..], |(_, keys)| keys);
         let bad = |reason: &str| Error::BadFile { path: self.path.into(), reason: format!("{place}: {reason}") };
         let text = match value {
@@ -118,7 +124,7 @@ impl Reader<'_> {
         let plain = key.strip_suffix("-file").or_else(|| key.strip_suffix("-command")).filter(|plain| SECRETS.contains(plain));
         let name = plain.unwrap_or(key);
         if !known.contains(&name) {
-            return Err(bad("is not a key of a profile"));
+            return Err(bad(&format!("is not a key of a profile{}", super::advice(key, known.iter().copied()))));
         }
         // As an empty variable: as good as none.
         if text.trim().is_empty() {

@@ -4,6 +4,7 @@
 //! local colony; half a configuration is an error, never a silent fall-back.
 
 pub mod access;
+mod executor;
 mod file;
 mod settings;
 mod values;
@@ -11,6 +12,12 @@ mod values;
 pub use access::ColonyAccess;
 pub use access::Secret;
 pub use access::StoreAccess;
+pub use executor::ExecutorAccess;
+pub use executor::ExecutorFile;
+pub use executor::load_executor;
+pub use executor::places;
+pub use file::key_file;
+pub use file::reason;
 pub use settings::Row;
 pub use settings::Settings;
 pub use settings::Sources;
@@ -95,6 +102,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// An executor needs a colony of its own; the embedded one has one already.
+    #[error("no colony is configured for the executor")]
+    NoColony,
     /// The system names no home folder.
     #[error("no home folder is known, so there is no place for settings and state")]
     NoHome,
@@ -111,8 +121,24 @@ impl Error {
             Error::ReadableByOthers { path, .. } => Some(format!("chmod 600 {}", path.display())),
             Error::NoProfile { there, .. } if there.is_empty() => Some("write one: see `Settings` in the README".into()),
             Error::NoProfile { there, .. } => Some(format!("there are: {}", there.join(", "))),
+            Error::NoColony => Some(
+                "set COLONIES_SERVER_HOST and the others, or write them into the [colony] and [store] sections of its file; \
+                 `pollinator colony env` prints those of the local colony"
+                    .into(),
+            ),
             Error::NoHome => Some("set HOME, or POLLINATOR_STATE_DIR and POLLINATOR_CONFIG".into()),
             _ => None,
         }
     }
+}
+
+/// Which known word was probably meant, as the end of a sentence; empty where none is near.
+pub fn advice<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> String {
+    const NEAR: f64 = 0.75;
+    let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
+    // One slip of the finger is near, however short the word.
+    let rate = |a: &str, b: &str| if strsim::osa_distance(a, b) <= 1 { 1.0 } else { strsim::jaro_winkler(a, b) };
+    let rated = known.map(|other| (rate(&plain(word), &plain(other)), other));
+    let nearest = rated.filter(|(near, _)| *near > NEAR).max_by(|a, b| a.0.total_cmp(&b.0));
+    nearest.map_or_else(String::new, |(_, near)| format!("; did you mean `{near}`?"))
 }

@@ -27,7 +27,8 @@ const PORT: Setting = plain(&["COLONIES_SERVER_PORT"], "colony.port");
 const TLS: Setting = plain(&["COLONIES_TLS", "COLONIES_SERVER_TLS"], "colony.tls");
 const SKIP_VERIFY: Setting = plain(&["COLONIES_SKIPVERIFY", "COLONIES_SKIP_TLS_VERIFY"], "colony.skip-verify");
 const COLONY: Setting = plain(&["COLONIES_COLONY_NAME"], "colony.name");
-const KEY: Setting = secret(&["COLONIES_PRVKEY"], "colony.key");
+pub(super) const KEY: Setting = secret(&["COLONIES_PRVKEY"], "colony.key");
+pub(super) const OWNER_KEY: Setting = secret(&["COLONIES_COLONY_PRVKEY"], "colony.owner-key");
 const ENDPOINT: Setting = plain(&["AWS_S3_ENDPOINT"], "store.endpoint");
 const STORE_TLS: Setting = plain(&["AWS_S3_TLS"], "store.tls");
 const STORE_SKIP_VERIFY: Setting = plain(&["AWS_S3_SKIPVERIFY"], "store.skip-verify");
@@ -42,7 +43,7 @@ const LIMIT_UP: Setting = plain(&["POLLINATOR_LIMIT_UP"], "limit-up");
 const JOBS: Setting = plain(&["POLLINATOR_JOBS"], "jobs");
 
 /// Every setting, in the order in which `pollinator config` shows them.
-const ALL: [Setting; 18] = [
+pub(super) const ALL: [Setting; 18] = [
     HOST,
     PORT,
     TLS,
@@ -64,7 +65,7 @@ const ALL: [Setting; 18] = [
 ];
 
 /// Without these there is no colony; any of them makes it a configuration.
-const NEEDED: [Setting; 7] = [HOST, COLONY, KEY, ENDPOINT, BUCKET, ACCESS_KEY, SECRET_KEY];
+pub(super) const NEEDED: [Setting; 7] = [HOST, COLONY, KEY, ENDPOINT, BUCKET, ACCESS_KEY, SECRET_KEY];
 
 /// What makes it a configuration, though it is not needed: whoever sets it means a colony of their own.
 const OPTIONAL: [Setting; 6] = [PORT, TLS, SKIP_VERIFY, STORE_TLS, STORE_SKIP_VERIFY, REGION];
@@ -93,7 +94,7 @@ impl Sources {
     }
 
     /// A variable of ours that is not text would be taken for one that is not set, and the wrong colony used.
-    fn refuse_what_is_no_text(&self) -> Result<(), Error> {
+    pub(super) fn refuse_what_is_no_text(&self) -> Result<(), Error> {
         let ours = ALL.iter().flat_map(|setting| setting.variables).chain(&OTHERS);
         for name in ours {
             if self.environment.get(*name).is_some_and(|text| text.contains(NOT_TEXT)) {
@@ -104,7 +105,7 @@ impl Sources {
         Ok(())
     }
 
-    fn variable(&self, name: &str) -> Option<&str> {
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
         self.environment.get(name).map(|t| t.trim()).filter(|t| !t.is_empty())
     }
 }
@@ -153,6 +154,42 @@ pub struct Settings {
 /// Everything in [`Error`]; all that is missing is named at once.
 pub fn load(sources: &Sources) -> Result<Settings, Error> {
     sources.refuse_what_is_no_text()?;
+    let Folders { state_dir, config_file, home } = folders(sources)?;
+    let profile = sources.profile.clone().or_else(|| sources.variable("POLLINATOR_PROFILE").map(str::to_owned));
+    let values =
+        Values { environment: sources.environment.clone(), profile: file::read(&config_file, profile.as_deref(), &home)? };
+    let (colony, store) = match is_configured(&values)? {
+        Some(because) => {
+            complete(&values, &NEEDED, &because)?;
+            (Some(colony(&values)?), Some(store(&values)?))
+        }
+        None => (None, None),
+    };
+    let rows = ALL.iter().map(|setting| row(&values, setting, colony.as_ref(), store.as_ref())).collect::<Result<_, _>>()?;
+    Ok(Settings {
+        colony,
+        store,
+        dashboard: values.find(&DASHBOARD)?.map(|found| found.text),
+        verbose: values.switch(&VERBOSE, false)?,
+        timeout: timeout(&values)?,
+        limit_up: parsed(&values, &LIMIT_UP, rate)?,
+        jobs: parsed(&values, &JOBS, jobs)?,
+        state_dir,
+        config_file,
+        profile,
+        rows,
+    })
+}
+
+/// Where our files are.
+pub(super) struct Folders {
+    pub(super) state_dir: PathBuf,
+    pub(super) config_file: PathBuf,
+    /// Stands for `~`; empty where there is none.
+    pub(super) home: PathBuf,
+}
+
+pub(super) fn folders(sources: &Sources) -> Result<Folders, Error> {
     let home = sources.variable("HOME").map(PathBuf::from);
     let folders = directories::ProjectDirs::from("", "", "pollinator");
     let state_dir = match (sources.variable("POLLINATOR_STATE_DIR"), sources.variable("XDG_STATE_HOME"), &home, &folders) {
@@ -169,37 +206,13 @@ pub fn load(sources: &Sources) -> Result<Settings, Error> {
         (None, None, _, Some(folders)) => file::default_path(folders.config_dir()),
         (None, None, _, None) => return Err(Error::NoHome),
     };
-    let profile = sources.profile.clone().or_else(|| sources.variable("POLLINATOR_PROFILE").map(str::to_owned));
-    let values = Values {
-        environment: sources.environment.clone(),
-        profile: file::read(&config_file, profile.as_deref(), &home.unwrap_or_default())?,
-    };
-    let (colony, store) = match is_configured(&values)? {
-        Some(because) => {
-            complete(&values, &because)?;
-            (Some(colony(&values)?), Some(store(&values)?))
-        }
-        None => (None, None),
-    };
-    let rows = ALL.iter().map(|setting| row(&values, setting, colony.as_ref(), store.as_ref())).collect::<Result<_, _>>()?;
-    Ok(Settings {
-        colony,
-        store,
-        dashboard: values.find(&DASHBOARD)?.map(|found| found.text),
-        verbose: values.switch(&VERBOSE, false)?,
-        timeout: timeout(&values)?,
-        limit_up: parsed(&values, &LIMIT_UP, rate)?,
-        jobs: parsed(&values, &JOBS, jobs)?,
-        // The local colony's process and a command given elsewhere must mean the same folder.
-        state_dir: std::path::absolute(&state_dir).unwrap_or(state_dir),
-        config_file,
-        profile,
-        rows,
-    })
+    // The local colony's process and a command given elsewhere must mean the same folder.
+    let state_dir = std::path::absolute(&state_dir).unwrap_or(state_dir);
+    Ok(Folders { state_dir, config_file, home: home.unwrap_or_default() })
 }
 
 /// What makes it a configuration: the first setting of a colony that is set.
-fn is_configured(values: &Values) -> Result<Option<String>, Error> {
+pub(super) fn is_configured(values: &Values) -> Result<Option<String>, Error> {
     for setting in NEEDED.iter().chain(&OPTIONAL) {
         if let Some(found) = values.find(setting)? {
             return Ok(Some(match found.origin {
@@ -211,9 +224,9 @@ fn is_configured(values: &Values) -> Result<Option<String>, Error> {
     Ok(None)
 }
 
-fn complete(values: &Values, because: &str) -> Result<(), Error> {
+pub(super) fn complete(values: &Values, needed: &[Setting], because: &str) -> Result<(), Error> {
     let mut missing = Vec::new();
-    for setting in &NEEDED {
+    for setting in needed {
         if values.find(setting)?.is_none() {
             missing.push(format!("{} ({} in a profile)", setting.variables[0], setting.key));
         }
@@ -230,7 +243,7 @@ fn hidden(values: &Values, setting: &Setting) -> Result<Secret, Error> {
     Ok(values.secret(setting)?.unwrap_or_else(|| Secret::new("")))
 }
 
-fn colony(values: &Values) -> Result<ColonyAccess, Error> {
+pub(super) fn colony(values: &Values) -> Result<ColonyAccess, Error> {
     let tls = values.switch(&TLS, true)?;
     let port = match values.find(&PORT)? {
         None => {
@@ -310,7 +323,7 @@ fn host(values: &Values) -> Result<String, Error> {
     Ok(text)
 }
 
-fn store(values: &Values) -> Result<StoreAccess, Error> {
+pub(super) fn store(values: &Values) -> Result<StoreAccess, Error> {
     let Some(found) = values.find(&ENDPOINT)? else { return Err(Error::NoHome) };
     let invalid =
         |wanted: &str| Error::Invalid { what: found.origin.to_string(), wanted: wanted.into(), found: found.text.clone() };
@@ -359,7 +372,12 @@ fn default(setting: &Setting) -> Option<&'static str> {
     }
 }
 
-fn row(values: &Values, setting: &Setting, colony: Option<&ColonyAccess>, store: Option<&StoreAccess>) -> Result<Row, Error> {
+pub(super) fn row(
+    values: &Values,
+    setting: &Setting,
+    colony: Option<&ColonyAccess>,
+    store: Option<&StoreAccess>,
+) -> Result<Row, Error> {
     let name = setting.variables[0].to_owned();
     if let Some(found) = values.find(setting)? {
         let value = Some(if setting.secret { "***".to_owned() } else { found.text });

@@ -42,6 +42,26 @@ pub enum Error {
         name: String,
         /// The colony.
         colony: String,
+        /// Id of its key.
+        id: String,
+    },
+    /// It was added as an executor of another type, and that cannot be changed.
+    #[error("the colony knows {name} as an executor of type {known}, not {now}")]
+    OtherType {
+        /// The executor.
+        name: String,
+        /// Its type there.
+        known: String,
+        /// Its type here.
+        now: String,
+    },
+    /// The key that was given as the colony owner's is not.
+    #[error("the key that was given as that of the owner of the colony {colony} is not: {source}")]
+    NotOwner {
+        /// The colony.
+        colony: String,
+        /// The server's words.
+        source: colonies::Error,
     },
     /// Another key holds the name.
     #[error("the name {name} belongs to another executor of the colony (another key)")]
@@ -58,9 +78,17 @@ pub enum Error {
         reason: String,
     },
     /// Another executor runs on the same state.
-    #[error("another executor uses the folder {}", path.display())]
+    #[error("another executor uses the folder {}: {holder}", path.display())]
     InUse {
         /// The state folder.
+        path: PathBuf,
+        /// Who.
+        holder: String,
+    },
+    /// The state folder was deleted or replaced while the executor ran.
+    #[error("the state folder {} was deleted or replaced while the executor ran; it ends, its jobs go on", path.display())]
+    FolderGone {
+        /// Which.
         path: PathBuf,
     },
     /// Something that cannot happen did.
@@ -77,11 +105,22 @@ impl Error {
         matches!(self, Error::Colony { source, .. } if source.is_temporary())
     }
 
+    /// Whether it is the settings that have to change.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Error::NotMember { .. } | Error::NotOwner { .. } | Error::NameTaken { .. } | Error::OtherType { .. })
+    }
+
     /// What a person can do.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::Colony { source, .. } => source.hint(),
-            Error::NotMember { .. } => Some("add and approve it by hand, or give the colony owner's key".into()),
+            Error::NotMember { id, .. } => Some(format!(
+                "give the colony owner's key once (COLONIES_COLONY_PRVKEY), or have the owner add and approve the executor id {id}"
+            )),
+            Error::OtherType { known, .. } => Some(format!(
+                "start it with `type = \"{known}\"`, or have the colony's owner remove it, so that it is added anew"
+            )),
+            Error::NotOwner { .. } => Some("look at COLONIES_COLONY_PRVKEY, or `owner-key` in the executor's file".into()),
             Error::NameTaken { .. } => Some("choose another name, or have the colony's owner remove the other executor".into()),
             Error::InUse { .. } => Some("stop it, or give this one a state folder of its own".into()),
             Error::Folder { .. } => Some("it must be a folder that the executor can write".into()),

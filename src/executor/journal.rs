@@ -52,6 +52,9 @@ CREATE TABLE log_message (
 );
 "];
 
+/// The file, in the state folder.
+pub const FILE: &str = "executor.db";
+
 /// How far a job has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Stage {
@@ -82,7 +85,8 @@ impl Stage {
         (Stage::Closed, "closed"),
     ];
 
-    fn word(self) -> &'static str {
+    /// Its word, as it is kept and shown.
+    pub fn word(self) -> &'static str {
         Stage::ALL.iter().find(|(s, _)| *s == self).map_or("assigned", |(_, w)| w)
     }
 
@@ -169,7 +173,7 @@ impl Journal {
     /// Opens `executor.db` in the state folder, or makes it. `owner` is the id of the executor's key: jobs of another
     /// executor that used the same folder are left alone.
     pub fn open(state_dir: &Path, owner: &str) -> Result<Journal, Error> {
-        let path = state_dir.join("executor.db");
+        let path = state_dir.join(FILE);
         let db = sqlite::open(&path, Durability::Full, MIGRATIONS)?;
         Ok(Journal { db: Arc::new(Mutex::new(db)), path, owner: owner.into() })
     }

@@ -6,6 +6,7 @@
 //! described in [`spec`] and in the backends.
 
 pub mod backend;
+pub mod control;
 pub mod error;
 pub mod files;
 pub mod growth;
@@ -13,10 +14,12 @@ pub mod image;
 pub mod journal;
 mod lifecycle;
 pub mod logs;
+pub mod machine;
 pub mod mount;
 pub mod options;
 pub mod place;
 pub mod quantity;
+pub mod settings;
 pub mod spec;
 pub mod text;
 
@@ -40,9 +43,40 @@ use tokio_util::sync::CancellationToken;
 /// What makes an executor as a whole pointless: [`Error`]. An unreachable colony is not among it: it waits for it.
 pub async fn run(options: Options, shutdown: CancellationToken) -> Result<(), Error> {
     let places = Arc::new(files::Places::default());
+    live(options, places, shutdown, None).await
+}
+
+/// The executor's life, and beside it the care of its old files.
+async fn live(
+    options: Options,
+    places: Arc<files::Places>,
+    shutdown: CancellationToken,
+    service: Option<&dyn Manager>,
+) -> Result<(), Error> {
     let files = Arc::new(CfsFiles::new(&options, places.clone())?);
     let tidying = tokio::spawn(CfsFiles::keep_tidy((*files).clone(), shutdown.clone()));
-    let ended = lifecycle::run(options, files, places, shutdown).await;
+    let ended = lifecycle::run(options, files, places, shutdown, service).await;
     tidying.abort();
     ended
+}
+
+/// Whoever keeps a service running, and wants to know how it stands.
+pub trait Manager: Send + Sync {
+    /// It serves: it can be asked and stopped, and goes on with jobs. The colony may still be out of reach.
+    fn ready(&self);
+    /// How it stands, in a line.
+    fn status(&self, text: &str);
+    /// How often it wants to hear that the executor lives; none: not at all.
+    fn beat_every(&self) -> Option<std::time::Duration>;
+    /// It lives.
+    fn beat(&self);
+}
+
+/// As [`run`], as a service of its own: it can be asked and told (see [`control`]), and reports to the colony what is allocated.
+///
+/// # Errors
+/// As [`run`].
+pub async fn serve(options: Options, shutdown: CancellationToken, manager: &dyn Manager) -> Result<(), Error> {
+    let places = Arc::new(files::Places::default());
+    live(options, places, shutdown, Some(manager)).await
 }

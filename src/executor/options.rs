@@ -103,6 +103,8 @@ pub struct Options {
     pub share_snapshots: ShareSnapshots,
     /// How long snapshots stay.
     pub keep_snapshots: Keep,
+    /// The executor's own steps are told in the process log.
+    pub tell_steps: bool,
 }
 
 impl Options {
@@ -129,6 +131,7 @@ impl Options {
             poll_seconds: 8,
             share_snapshots: ShareSnapshots::default(),
             keep_snapshots: Keep::default(),
+            tell_steps: false,
         }
     }
 }

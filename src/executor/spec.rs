@@ -126,6 +126,14 @@ impl Job {
         self.nodes * self.processes_per_node
     }
 
+    /// Name of the project whose files it has, as its labels or its environment tell it.
+    pub fn project(&self) -> Option<&str> {
+        let labels = self.snapshots.iter().map(|s| &s.label).chain(self.dirs.iter().map(|d| &d.label));
+        let by_label = labels.filter_map(|label| label.trim_start_matches('/').strip_prefix("pollinator/")?.split('/').next());
+        let by_label = { by_label }.find(|name| !name.is_empty());
+        by_label.or_else(|| self.env.get("PROJECT_DIR")?.rsplit('/').find(|n| !n.is_empty()))
+    }
+
     /// Reads a process. `needs_image`: the backend cannot run without an image.
     ///
     /// # Errors

@@ -11,10 +11,10 @@ use crate::agent::Error;
 use crate::agent::engine::Failure;
 use crate::agent::lock;
 use crate::event::Events;
+use crate::socket;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long an answer that is no work may take.
@@ -40,11 +40,11 @@ impl Agent {
     /// # Errors
     /// [`Error::Refused`]: it speaks another protocol. [`Error::Garbled`]: what answers is no agent.
     pub async fn find(state: &Path) -> Result<Option<Agent>, Error> {
-        let socket = socket_path(state);
-        if !socket.exists() {
+        let path = socket_path(state);
+        if !path.exists() {
             return Ok(None);
         }
-        let agent = Agent { http: client(&socket)?, version: String::new() };
+        let agent = Agent { http: client(&path)?, version: String::new() };
         let hello: Hello = match agent.get("/v1/agent").await {
             Err(Error::NotRunning) => return Ok(None),
             // It ended while it was asked.
@@ -159,9 +159,7 @@ impl Lines {
 }
 
 fn client(socket: &Path) -> Result<reqwest::Client, Error> {
-    let socket: PathBuf = socket.into();
-    let built = reqwest::Client::builder().unix_socket(socket).no_proxy().build();
-    built.map_err(|e| Error::Garbled { reason: e.to_string() })
+    socket::client(socket).map_err(|reason| Error::Garbled { reason })
 }
 
 fn url(path: &str) -> String {

@@ -12,6 +12,8 @@ use super::socket_path;
 use crate::agent::Error;
 use crate::agent::daemon::Message;
 use crate::agent::engine::AskId;
+use crate::socket;
+use crate::socket::Socket;
 use crate::watch::ProjectId;
 use axum::Json;
 use axum::Router;
@@ -26,16 +28,11 @@ use axum::routing::get;
 use axum::routing::post;
 use futures_util::Stream;
 use serde::Serialize;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::Context;
 use std::task::Poll;
-use tokio::net::UnixListener;
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
@@ -57,81 +54,10 @@ pub enum Request {
     Stop { tell: oneshot::Sender<Verdict> },
 }
 
-/// The open socket; removed when this is dropped.
-pub struct Socket {
-    path: PathBuf,
-    /// Device and inode: a later agent's socket may stand in its place.
-    id: Option<(u64, u64)>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        self.task.abort();
-        if self.id.is_none() || self.id != id_of(&self.path) {
-            return;
-        }
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(%error, path = %self.path.display(), "the socket is not removed");
-        }
-    }
-}
-
-/// Device and inode of what stands there.
-fn id_of(path: &Path) -> Option<(u64, u64)> {
-    std::fs::symlink_metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
 /// Opens the socket and answers. Whoever calls holds the agent's lock: a socket that stands there is a dead one's.
 pub fn open(state: &Path, inbox: Inbox) -> Result<Socket, Error> {
     let path = socket_path(state);
-    let failed = |source| Error::Folder { what: "the socket", path: path.clone(), source };
-    if let Some(folder) = path.parent() {
-        crate::sqlite::private_folder(folder).map_err(failed)?;
-    }
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path).map_err(failed)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    let task = tokio::spawn(async move {
-        if let Err(error) = axum::serve(OwnersOnly(listener), router(inbox)).await {
-            tracing::error!(%error, "the control socket is closed");
-        }
-    });
-    Ok(Socket { id: id_of(&path), path, task })
-}
-
-/// Takes connections of the same user only (and of root), whatever the permissions of the file say.
-struct OwnersOnly(UnixListener);
-
-impl axum::serve::Listener for OwnersOnly {
-    type Io = UnixStream;
-    type Addr = tokio::net::unix::SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // SAFETY: no arguments, always succeeds.
-        let own = unsafe { libc::getuid() };
-        loop {
-            match self.0.accept().await {
-                Ok((stream, address)) => match stream.peer_cred() {
-                    Ok(peer) if peer.uid() == own || peer.uid() == 0 => return (stream, address),
-                    Ok(peer) => tracing::warn!(user = peer.uid(), "another user is refused"),
-                    Err(error) => tracing::warn!(%error, "it cannot be seen who calls"),
-                },
-                Err(error) => {
-                    // Too many open files: others may be closed meanwhile.
-                    tracing::warn!(%error, "no connection can be taken");
-                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        self.0.local_addr()
-    }
+    socket::serve(&path, router(inbox)).map_err(|source| Error::Folder { what: "the socket", path, source })
 }
 
 fn router(inbox: Inbox) -> Router {

@@ -3,7 +3,8 @@
 use crate::agent;
 use crate::cli::CliError;
 use crate::cli::Context;
-use std::time::Duration;
+use crate::cli::manager::beat;
+use crate::cli::manager::tell;
 use tokio::signal::unix::SignalKind;
 use tokio::signal::unix::signal;
 use tokio::sync::mpsc;
@@ -57,17 +58,5 @@ fn polls(context: &Context) -> bool {
             false
         }
         _ => false,
-    }
-}
-
-/// How often the service manager wants to hear that the agent lives, where it wants to.
-fn beat() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|within| within / 3)
-}
-
-/// Tells the service manager, where there is one.
-fn tell(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager does not listen");
     }
 }

@@ -7,6 +7,7 @@ pub mod completions;
 pub mod config;
 pub mod diff;
 pub mod doctor;
+pub mod executor;
 pub mod executors;
 pub mod funcspec;
 pub mod gc;
@@ -46,6 +47,7 @@ pub async fn run(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Cancel(args) => cancel::run(context, args).await,
         Command::Results(args) => results::run(context, args).await,
         Command::Tunnel(args) => tunnel::run(context, args).await,
+        Command::Executor(command) => executor::run(context, command).await,
         Command::Executors(args) => executors::run(context, args).await,
         Command::Funcspec(args) => funcspec::run(context, args).await,
         Command::Gc(args) => gc::run(context, args).await,

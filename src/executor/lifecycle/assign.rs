@@ -31,8 +31,12 @@ impl Host {
         // An earlier life may have been assigned processes without hearing of it.
         let mut reconcile = true;
         loop {
+            if !reconcile {
+                self.room.settle();
+            }
             let released = self.room.released();
             let offer = self.room.offer();
+            self.contact.turned();
             let poll = async {
                 if reconcile {
                     self.reconcile().await?;
@@ -48,6 +52,7 @@ impl Host {
             match answer {
                 Ok(found) => {
                     reconcile = false;
+                    self.contact.heard();
                     if let Some(process) = found {
                         self.take(process)?;
                     }
@@ -55,6 +60,7 @@ impl Host {
                 Err(error) => {
                     // The answer that was lost may have held a process.
                     reconcile = true;
+                    self.contact.failed(&error);
                     tokio::select! { done = self.recover(&error) => done?, () = self.shutdown.cancelled() => return Ok(()) }
                 }
             }
@@ -90,7 +96,7 @@ impl Host {
         Ok(())
     }
 
-    fn live(&self) -> MutexGuard<'_, HashMap<String, Arc<Inbox>>> {
+    pub(super) fn live(&self) -> MutexGuard<'_, HashMap<String, Arc<Inbox>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

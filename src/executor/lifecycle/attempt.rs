@@ -184,6 +184,13 @@ impl Attempt {
     pub(super) fn advance(&mut self, stage: Stage) -> Result<Go, Error> {
         self.host.journal.step(self.entry.job_id, stage)?;
         self.entry.stage = stage;
+        if self.host.tell_steps
+            && stage < Stage::Ended
+            && let Some(known) = &self.work
+        {
+            let line = format!("ColonyOS: the process is {}", stage.word());
+            say(&known.task.log(), &line).unwrap_or_else(|error| tracing::warn!(%error, "cannot add to the log"));
+        }
         Ok(Go::On)
     }
 

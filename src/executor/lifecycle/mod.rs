@@ -4,19 +4,24 @@
 //! step is in the journal before the next begins. When the executor stops, jobs go on: the next start finds them in the
 //! journal, adopts them at the backend, and goes on with their logs where they stopped.
 
+mod allocations;
 mod assign;
 mod attempt;
+mod contact;
 mod guard;
 mod inbox;
+mod keeper;
 mod register;
 mod retry;
 mod room;
 mod running;
 mod telling;
 
+use super::Manager;
 use super::backend;
 use super::backend::Engine;
 use super::backend::Surroundings;
+use super::control::model::StopMode;
 use super::error::Error;
 use super::files::Files;
 use super::files::Places;
@@ -30,28 +35,32 @@ use super::spec::Job;
 use crate::colonies::Client;
 use crate::colonies::Identity;
 use crate::config::Secret;
+use crate::lock;
+use crate::lock::Lock;
 use crate::sqlite;
+use contact::Contact;
 use inbox::Inbox;
 use room::Room;
 use std::collections::HashMap;
 use std::collections::HashSet;
-use std::fs::File;
-use std::fs::TryLockError;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Closed jobs are remembered so long, ms.
 const MEMORY_MS: i64 = 30 * 24 * 3600 * 1000;
 
-/// How long an executor that is about to end may hold the lock, and how often it is tried.
+/// How long an executor that is about to end may hold the lock.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-const LOCK_LOOK: Duration = Duration::from_millis(100);
+/// How long what is under way may take to come to a stop.
+const FAREWELL: Duration = Duration::from_secs(6);
+/// Held while the executor runs, in its state folder; says who runs it.
+pub const LOCK: &str = "executor.lock";
 
 /// What all parts of a running executor share.
 pub(super) struct Host {
@@ -75,6 +84,17 @@ pub(super) struct Host {
     /// Processes that have a task.
     live: Mutex<HashMap<String, Arc<Inbox>>>,
     tasks: TaskTracker,
+    contact: Contact,
+    /// When it was registered, ms since 1970, of late.
+    registered: Mutex<Vec<i64>>,
+    /// When it started, ms since 1970.
+    since: i64,
+    state_dir: PathBuf,
+    /// How it is about to stop.
+    ending: Mutex<Option<StopMode>>,
+    /// Somebody says that there are wishes.
+    wishes: Notify,
+    tell_steps: bool,
 }
 
 /// Runs an executor until `shutdown`. Jobs that run then go on, and the next start adopts them.
@@ -83,30 +103,57 @@ pub(super) async fn run(
     files: Arc<dyn Files>,
     places: Arc<Places>,
     shutdown: CancellationToken,
+    service: Option<&dyn Manager>,
 ) -> Result<(), Error> {
-    let _alone = alone(&options.state_dir).await?;
+    let lock = alone(&options.state_dir).await?;
     let host = Arc::new(Host::new(options, files, places, shutdown.clone())?);
-    tokio::select! {
-        joined = host.join() => joined?,
-        () = shutdown.cancelled() => return Ok(()),
-    }
-    host.journal.prune(now_ms() - MEMORY_MS)?;
-    let open = host.journal.open_jobs()?;
-    host.sweep(&open);
-    let known = open.iter().filter(|entry| Job::read(&entry.process, host.engine.needs_image()).is_ok());
-    host.places.expect(known.map(|entry| entry.process.processid.clone()).collect());
-    for entry in open {
-        tracing::info!(process = entry.process.processid, stage = ?entry.stage, "found again in the journal");
-        host.adopt(entry);
-    }
-    let done = host.poll_for_work().await;
-    // Tasks hear of the shutdown themselves; they leave their jobs running.
-    host.tasks.close();
-    host.tasks.wait().await;
-    done
+    let Some(manager) = service else { return host.lives().await };
+    let _door = host.open_door()?;
+    manager.ready();
+    let reports = tokio::spawn(host.clone().report_allocations());
+    let (lived, kept) = tokio::select! {
+        lived = host.lives() => (lived, Ok(())),
+        kept = host.keep(&lock, manager) => {
+            // Also where its folder is gone: nothing that is done from here on is written down.
+            shutdown.cancel();
+            (host.leave().await, kept)
+        }
+    };
+    reports.abort();
+    kept.and(lived)
 }
 
 impl Host {
+    /// From joining to leaving.
+    async fn lives(self: &Arc<Host>) -> Result<(), Error> {
+        tokio::select! {
+            joined = self.join() => joined?,
+            () = self.shutdown.cancelled() => return Ok(()),
+        }
+        self.journal.prune(now_ms() - MEMORY_MS)?;
+        let open = self.journal.open_jobs()?;
+        self.sweep(&open);
+        let known = open.iter().filter(|entry| Job::read(&entry.process, self.engine.needs_image()).is_ok());
+        self.places.expect(known.map(|entry| entry.process.processid.clone()).collect());
+        for entry in open {
+            tracing::info!(process = entry.process.processid, stage = ?entry.stage, "found again in the journal");
+            self.adopt(entry);
+        }
+        let done = self.poll_for_work().await;
+        self.leave().await?;
+        done
+    }
+
+    /// Tasks hear of the shutdown themselves; they leave their jobs running.
+    async fn leave(&self) -> Result<(), Error> {
+        self.tasks.close();
+        if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
+            // What they did is in the journal.
+            tracing::warn!("not everything ended in time; the next start goes on with it");
+        }
+        Ok(())
+    }
+
     /// Removes folders of jobs that were closed but not cleaned up.
     fn sweep(&self, open: &[Entry]) {
         let wanted: HashSet<String> = open.iter().map(|e| format!("{}-{}", e.process.processid, e.job_id)).collect();
@@ -160,25 +207,28 @@ impl Host {
             shutdown,
             live: Mutex::default(),
             tasks: TaskTracker::new(),
+            contact: Contact::default(),
+            registered: Mutex::default(),
+            since: now_ms(),
+            state_dir: options.state_dir,
+            ending: Mutex::default(),
+            wishes: Notify::new(),
+            tell_steps: options.tell_steps,
         })
     }
 }
 
 /// Makes sure that no other executor runs on the same state: jobs would be run twice.
-async fn alone(state_dir: &Path) -> Result<File, Error> {
-    let path = state_dir.join("executor.lock");
-    let failed = |source| Error::Folder { path: path.clone(), source };
-    sqlite::private_folder(state_dir).map_err(failed)?;
-    let file = File::options().create(true).append(true).mode(0o600).open(&path).map_err(failed)?;
-    let end = tokio::time::Instant::now() + LOCK_WAIT;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-            Err(TryLockError::WouldBlock) if tokio::time::Instant::now() < end => tokio::time::sleep(LOCK_LOOK).await,
-            Err(TryLockError::WouldBlock) => return Err(Error::InUse { path: state_dir.into() }),
+async fn alone(state_dir: &Path) -> Result<Lock, Error> {
+    let (path, state) = (state_dir.join(LOCK), PathBuf::from(state_dir));
+    let taken = tokio::task::spawn_blocking(move || lock::take(&path, |_| LOCK_WAIT)).await;
+    taken.map_err(|e| Error::Internal { reason: e.to_string() })?.map_err(|error| match error {
+        lock::Error::Held { holder } => {
+            let holder = holder.map_or_else(|| "who, is not known".into(), |holder| holder.to_string());
+            Error::InUse { path: state, holder }
         }
-    }
+        lock::Error::Io { path, source } => Error::Folder { path, source },
+    })
 }
 
 /// Our clock, ms since 1970.

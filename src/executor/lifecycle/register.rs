@@ -4,6 +4,7 @@
 //! its key, and registers only when it is told that it is no member.
 
 use super::Host;
+use super::now_ms;
 use crate::colonies::Capabilities;
 use crate::colonies::Client;
 use crate::colonies::EXECUTOR_APPROVED;
@@ -14,6 +15,8 @@ use crate::colonies::Function;
 use crate::colonies::Hardware;
 use crate::colonies::Software;
 use crate::executor::error::Error;
+use crate::executor::machine;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// Functions that processes may name.
@@ -21,9 +24,16 @@ const FUNCTIONS: [&str; 2] = ["execute", "sync"];
 /// Pause while somebody has to approve the executor by hand, or the server cannot be reached.
 const PAUSE: Duration = Duration::from_secs(3);
 
+/// Pause before a membership that was taken away is looked at again.
+const SHORT_PAUSE: Duration = Duration::from_millis(300);
+/// Registered more often than this within this time, the name is contested. Who comes new gives up before who is at work.
+const CONTESTS_NEW: usize = 2;
+const CONTESTS_AT_WORK: usize = 8;
+const CONTEST_MS: i64 = 10 * 60 * 1000;
+
 /// How the server sees us.
 enum Standing {
-    Approved,
+    Approved(Box<Executor>),
     Pending,
     Unknown,
 }
@@ -35,8 +45,12 @@ impl Host {
     /// Refusals that waiting cannot mend: no member and no owner's key, the name belongs to another key.
     pub(super) async fn join(&self) -> Result<(), Error> {
         loop {
+            self.contact.turned();
             let step = match self.standing().await {
-                Ok(Standing::Approved) => return self.offer_functions().await,
+                Ok(Standing::Approved(known)) => match self.settle(&known).await {
+                    Ok(()) => return Ok(()),
+                    failed => failed,
+                },
                 Ok(Standing::Pending) => self.be_approved().await,
                 Ok(Standing::Unknown) => self.be_added().await,
                 Err(error) => Err(error),
@@ -45,7 +59,13 @@ impl Host {
                 Ok(()) => {}
                 Err(Error::Colony { source, .. }) if source.is_temporary() => {
                     tracing::warn!(executor = self.name, error = %source, "the colony cannot be reached");
+                    self.contact.failed(&source);
                     tokio::time::sleep(PAUSE).await;
+                }
+                // Taken away between two calls, perhaps by whoever registers the name, too.
+                Err(Error::Colony { source, .. }) if source.is_not_member() => {
+                    self.contact.failed(&source);
+                    tokio::time::sleep(SHORT_PAUSE).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -64,18 +84,35 @@ impl Host {
             Err(e) => return Err(self.refused(e)),
         };
         let ours = all.iter().find(|e| e.executorid == self.client.id() && e.executorname == self.name);
-        Ok(match ours.map(|e| e.state) {
-            Some(EXECUTOR_APPROVED) => Standing::Approved,
-            Some(EXECUTOR_PENDING) => Standing::Pending,
+        Ok(match ours.map(|e| (e.state, e)) {
+            Some((EXECUTOR_APPROVED, known)) => Standing::Approved(Box::new(known.clone())),
+            Some((EXECUTOR_PENDING, _)) => Standing::Pending,
             _ => Standing::Unknown,
         })
+    }
+
+    /// A member already: what it offers may have changed since it was added.
+    async fn settle(&self, known: &Executor) -> Result<(), Error> {
+        let now = self.description();
+        if known.capabilities != now.capabilities {
+            tracing::info!(executor = self.name, "telling what changed in its hardware or software");
+            self.client.update_executor(&self.name, &now.capabilities).await.map_err(|e| self.refused(e))?;
+        }
+        if known.executortype != now.executortype {
+            return Err(Error::OtherType { name: self.name.clone(), known: known.executortype.clone(), now: now.executortype });
+        }
+        if known.locationname != now.locationname {
+            tracing::warn!(known.locationname, now.locationname, "the colony knows another place: remove and add the executor");
+        }
+        self.offer_functions().await
     }
 
     async fn be_approved(&self) -> Result<(), Error> {
         match &self.owner {
             Some(owner) => owner.approve_executor(&self.name).await.map_err(|e| self.refused(e)),
             None => {
-                tracing::warn!(executor = self.name, "waiting to be approved by the colony's owner");
+                tracing::warn!(executor = self.name, id = self.client.id(), "waiting to be approved by the colony's owner");
+                self.contact.failed(&"waiting to be approved by the colony's owner");
                 tokio::time::sleep(PAUSE).await;
                 Ok(())
             }
@@ -84,8 +121,12 @@ impl Host {
 
     async fn be_added(&self) -> Result<(), Error> {
         let Some(owner) = &self.owner else {
-            return Err(Error::NotMember { name: self.name.clone(), colony: self.client.colony().into() });
+            let (name, colony, id) = (self.name.clone(), self.client.colony().into(), self.client.id().into());
+            return Err(Error::NotMember { name, colony, id });
         };
+        if self.is_contested() {
+            return Err(Error::NameTaken { name: self.name.clone() });
+        }
         tracing::info!(executor = self.name, "registering");
         match owner.add_executor(&self.description()).await {
             Ok(_) => self.approve_new(owner).await,
@@ -94,12 +135,24 @@ impl Host {
                 // somebody else's name, we are no member after it either.
                 self.approve_new(owner).await?;
                 match self.standing().await? {
-                    Standing::Approved => Ok(()),
+                    Standing::Approved(_) => Ok(()),
                     _ => Err(Error::NameTaken { name: self.name.clone() }),
                 }
             }
+            Err(e) if e.status() == Some(403) => Err(Error::NotOwner { colony: self.client.colony().into(), source: e }),
             Err(e) => Err(self.refused(e)),
         }
+    }
+
+    /// Whether it was registered so often of late that somebody else must be registering the name, too: some servers let whoever
+    /// has the owner's key take a name over, and two would take it from each other for ever.
+    fn is_contested(&self) -> bool {
+        let mut times = self.registered.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = now_ms();
+        times.retain(|at| now - at < CONTEST_MS);
+        times.push(now);
+        let is_new = self.contact.known().heard.is_none();
+        times.len() > if is_new { CONTESTS_NEW } else { CONTESTS_AT_WORK }
     }
 
     async fn approve_new(&self, owner: &Client) -> Result<(), Error> {
@@ -122,28 +175,32 @@ impl Host {
         }
     }
 
-    /// As it was described, completed by what can be seen of this machine.
+    /// As it was described, completed by what can be seen of this machine where the jobs run on it.
     fn hardware(&self) -> Hardware {
         let mut hardware = self.described.hardware.clone();
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as i64);
-        let fill = |field: &mut String, found: String| {
-            if field.is_empty() {
+        let here = matches!(self.backend, "process" | "container");
+        let fill = |field: &mut String, found: Option<String>| {
+            if let (true, Some(found)) = (field.is_empty(), found) {
                 *field = found;
             }
         };
-        let millis = self.capacity.cpu_millis.unwrap_or(cores as u64 * 1000);
-        fill(&mut hardware.cpu, format!("{millis}m"));
-        fill(&mut hardware.mem, self.capacity.mem_mib.or_else(memory_mib).map_or_else(String::new, |m| format!("{m}Mi")));
-        fill(&mut hardware.model, std::env::consts::ARCH.into());
-        fill(&mut hardware.platform, std::env::consts::OS.into());
-        fill(&mut hardware.architecture, std::env::consts::ARCH.into());
+        let cores = here.then(machine::cores);
+        let millis = self.capacity.cpu_millis.or(cores.map(|n| n * 1000));
+        fill(&mut hardware.cpu, millis.map(|m| format!("{m}m")));
+        let mem = self.capacity.mem_mib.or_else(|| machine::memory_mib().filter(|_| here));
+        fill(&mut hardware.mem, mem.map(|m| format!("{m}Mi")));
+        fill(&mut hardware.model, here.then(|| std::env::consts::ARCH.into()));
+        fill(&mut hardware.platform, here.then(|| std::env::consts::OS.into()));
+        fill(&mut hardware.architecture, here.then(|| std::env::consts::ARCH.into()));
         hardware.nodes = hardware.nodes.max(1);
-        if hardware.cores == 0 {
-            hardware.cores = cores;
+        if let (0, Some(cores)) = (hardware.cores, cores) {
+            hardware.cores = cores as i64;
         }
-        if let (0, Some(gpus)) = (hardware.gpu.count, self.capacity.gpus) {
+        let seen = machine::gpus().filter(|_| here);
+        if let (0, Some(gpus)) = (hardware.gpu.count, self.capacity.gpus.or(seen.as_ref().map(|(count, _)| *count))) {
             hardware.gpu.count = i64::from(gpus);
         }
+        fill(&mut hardware.gpu.name, seen.map(|(_, model)| model));
         hardware
     }
 
@@ -168,12 +225,4 @@ impl Host {
 fn wrong_colony(error: &ColonyError) -> bool {
     let text = error.to_string();
     text.contains("does not exist") || text.contains("signature") || text.contains("not colony owner")
-}
-
-/// Memory of this machine, MiB.
-fn memory_mib() -> Option<u64> {
-    // SAFETY: sysconf reads a number and touches nothing of ours.
-    let (pages, size) = unsafe { (libc::sysconf(libc::_SC_PHYS_PAGES), libc::sysconf(libc::_SC_PAGESIZE)) };
-    let bytes = u64::try_from(pages).ok()?.checked_mul(u64::try_from(size).ok()?)?;
-    Some(bytes >> 20)
 }

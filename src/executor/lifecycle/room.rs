@@ -1,7 +1,10 @@
 //! How much more can run: reserved at assignment, released at the end.
 
+use crate::executor::control::model::Share;
+use crate::executor::control::model::Usage;
 use crate::executor::options::Capacity;
 use crate::executor::spec::Job;
+use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -9,6 +12,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
+use tokio::sync::watch;
 
 /// What one job takes of the whole, all its processes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +68,29 @@ struct Sums {
     held: Sum,
     /// May run.
     ready: Sum,
+    /// The same for each project.
+    projects: BTreeMap<String, Project>,
+    /// Nothing more may be assigned.
+    draining: bool,
+    /// And no earlier offer is open any more.
+    settled: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Project {
+    held: Sum,
+    ready: Sum,
+}
+
+/// What the jobs of one project take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The project.
+    pub project: String,
+    /// Millicores of all its jobs, and of those that run.
+    pub cpu: (u64, u64),
+    /// GPUs, the same way.
+    pub gpus: (u64, u64),
 }
 
 /// The room of an executor.
@@ -72,6 +99,8 @@ pub struct Room {
     capacity: Capacity,
     sums: Mutex<Sums>,
     changed: Notify,
+    /// Changes of any kind, for who tells of them.
+    news: watch::Sender<()>,
 }
 
 /// What is told to the server in a long poll.
@@ -89,7 +118,7 @@ impl Room {
     /// All of it free.
     pub fn new(capacity: Capacity) -> Arc<Room> {
         let capacity = Capacity { slots: capacity.slots.max(1), ..capacity };
-        Arc::new(Room { capacity, sums: Mutex::default(), changed: Notify::new() })
+        Arc::new(Room { capacity, sums: Mutex::default(), changed: Notify::new(), news: watch::Sender::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, Sums> {
@@ -98,8 +127,8 @@ impl Room {
 
     /// What is free.
     pub fn offer(&self) -> Offer {
-        let held = self.lock().held;
-        let full = held.slots >= self.capacity.slots;
+        let Sums { held, draining, .. } = *self.lock();
+        let full = draining || held.slots >= self.capacity.slots;
         if full {
             // The poll must go on, for it is the only sign of life. Nothing fits below nothing, not even a process that
             // asks for no CPU.
@@ -114,8 +143,72 @@ impl Room {
     /// job's): the job then waits, see [`Ticket::ready`].
     pub fn hold(self: &Arc<Room>, job: Option<&Job>) -> Ticket {
         let need = Need::of(job, &self.capacity);
-        self.lock().held.add(need);
-        Ticket { room: self.clone(), need, is_ready: false }
+        let project = job.and_then(Job::project).unwrap_or_default().to_owned();
+        let mut sums = self.lock();
+        sums.held.add(need);
+        sums.projects.entry(project.clone()).or_default().held.add(need);
+        drop(sums);
+        self.news.send_replace(());
+        Ticket { room: self.clone(), need, project, is_ready: false }
+    }
+
+    /// Hears of every change from now on.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
+    }
+
+    /// Offers nothing more, or offers again.
+    pub fn set_draining(&self, draining: bool) {
+        let mut sums = self.lock();
+        if sums.draining != draining {
+            (sums.draining, sums.settled) = (draining, false);
+            drop(sums);
+            self.changed.notify_waiters();
+            self.news.send_replace(());
+        }
+    }
+
+    /// Whether nothing more is offered.
+    pub fn is_draining(&self) -> bool {
+        self.lock().draining
+    }
+
+    /// No earlier offer is open: what was assigned to us has arrived.
+    pub fn settle(&self) {
+        let mut sums = self.lock();
+        if sums.draining && !sums.settled {
+            sums.settled = true;
+            drop(sums);
+            self.news.send_replace(());
+        }
+    }
+
+    /// Whether nothing more is offered, nothing can come any more, and nothing is left.
+    pub fn is_drained(&self) -> bool {
+        let sums = self.lock();
+        sums.draining && sums.settled && sums.held.slots == 0
+    }
+
+    /// What is taken of what there is.
+    pub fn usage(&self) -> Usage {
+        let held = self.lock().held;
+        let share = |used, all| Share { used, all };
+        Usage {
+            slots: share(held.slots.into(), Some(self.capacity.slots.into())),
+            cpu_millis: share(held.cpu, self.capacity.cpu_millis),
+            mem_mib: share(held.mem, self.capacity.mem_mib),
+            gpus: share(held.gpus, self.capacity.gpus.map(u64::from)),
+        }
+    }
+
+    /// What the projects take.
+    pub fn by_project(&self) -> Vec<Taken> {
+        let taken = |(project, Project { held, ready }): (&String, &Project)| Taken {
+            project: project.clone(),
+            cpu: (held.cpu, ready.cpu),
+            gpus: (held.gpus, ready.gpus),
+        };
+        self.lock().projects.iter().map(taken).collect()
     }
 
     /// Becomes ready when something is released after this call.
@@ -131,6 +224,7 @@ impl Room {
 pub struct Ticket {
     room: Arc<Room>,
     need: Need,
+    project: String,
     is_ready: bool,
 }
 
@@ -138,8 +232,12 @@ impl Ticket {
     /// Marks the job as running, whatever the room: it runs already.
     pub fn take(&mut self) {
         if !self.is_ready {
-            self.room.lock().ready.add(self.need);
+            let mut sums = self.room.lock();
+            sums.ready.add(self.need);
+            sums.projects.entry(self.project.clone()).or_default().ready.add(self.need);
+            drop(sums);
             self.is_ready = true;
+            self.room.news.send_replace(());
         }
     }
 
@@ -176,8 +274,18 @@ impl Drop for Ticket {
         if self.is_ready {
             sums.ready.remove(self.need);
         }
+        if let Some(project) = sums.projects.get_mut(&self.project) {
+            project.held.remove(self.need);
+            if self.is_ready {
+                project.ready.remove(self.need);
+            }
+            if project.held.slots == 0 {
+                sums.projects.remove(&self.project);
+            }
+        }
         drop(sums);
         self.room.changed.notify_waiters();
+        self.room.news.send_replace(());
     }
 }
 
@@ -222,6 +330,45 @@ mod tests {
         assert!(room.offer().full);
         drop(large);
         assert_eq!(room.offer(), Offer { cpu: "1000m".into(), mem: String::new(), full: false });
+    }
+
+    #[tokio::test]
+    async fn a_drained_room_offers_nothing_until_it_is_opened_again() {
+        let room = Room::new(Capacity { slots: 2, cpu_millis: Some(4000), mem_mib: None, gpus: None });
+        let one = room.hold(Some(&job(1000, 1, 1)));
+        let mut news = room.news();
+        room.set_draining(true);
+        assert!(news.has_changed().unwrap() && room.offer().full);
+        news.mark_unchanged();
+        // A poll that offered something may still bring a process.
+        drop(one);
+        assert!(!room.is_drained());
+        room.settle();
+        assert!(room.is_drained() && news.has_changed().unwrap());
+        let waiting = room.released();
+        room.set_draining(false);
+        waiting.await;
+        assert_eq!(room.offer().cpu, "4000m");
+        assert!(!room.is_drained());
+    }
+
+    #[tokio::test]
+    async fn each_project_has_its_sums() {
+        let room = Room::new(Capacity { gpus: Some(8), ..Capacity::default() });
+        let of = |project: &str| {
+            let mut job = Job { gpu_count: 1, ..job(1000, 1, 2) };
+            job.env.insert("PROJECT_DIR".into(), format!("/cfs/pollinator/{project}"));
+            job
+        };
+        let mut one = room.hold(Some(&of("a")));
+        one.ready().await;
+        let _two = room.hold(Some(&of("a")));
+        let three = room.hold(Some(&of("b")));
+        let taken = |project: &str, cpu, gpus| Taken { project: project.into(), cpu, gpus };
+        assert_eq!(room.by_project(), [taken("a", (4000, 2000), (4, 2)), taken("b", (2000, 0), (2, 0))]);
+        assert_eq!((room.usage().slots, room.usage().gpus), (Share { used: 3, all: Some(4) }, Share { used: 6, all: Some(8) }));
+        drop((one, three));
+        assert_eq!(room.by_project(), [taken("a", (2000, 0), (2, 0))]);
     }
 
     #[tokio::test]

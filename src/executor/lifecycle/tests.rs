@@ -86,7 +86,7 @@ impl Rig {
     fn start(&self) -> Life {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
-        let ended = runtime.spawn(run(self.options(), self.files.clone(), Arc::default(), shutdown.clone()));
+        let ended = runtime.spawn(run(self.options(), self.files.clone(), Arc::default(), shutdown.clone(), None));
         Life { runtime: Some(runtime), shutdown, ended: Some(ended) }
     }
 
@@ -383,7 +383,7 @@ async fn without_the_owners_key_a_stranger_is_told_so() {
     let rig = Rig::new();
     let mut options = rig.options();
     options.owner_key = None;
-    let error = run(options, rig.files.clone(), Arc::default(), CancellationToken::new()).await.unwrap_err();
+    let error = run(options, rig.files.clone(), Arc::default(), CancellationToken::new(), None).await.unwrap_err();
     assert!(matches!(error, Error::NotMember { .. }), "{error}");
     assert!(error.hint().is_some());
 }
@@ -432,7 +432,7 @@ async fn two_executors_cannot_share_their_state() {
     let rig = Rig::new();
     let life = rig.start();
     rig.server.until("registered", |s| s.executors.len() == 1).await;
-    let second = run(rig.options(), rig.files.clone(), Arc::default(), CancellationToken::new()).await.unwrap_err();
+    let second = run(rig.options(), rig.files.clone(), Arc::default(), CancellationToken::new(), None).await.unwrap_err();
     assert!(matches!(second, Error::InUse { .. }), "{second}");
     life.stop().await;
 }

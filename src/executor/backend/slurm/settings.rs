@@ -79,7 +79,8 @@ pub struct Settings {
     pub home: Option<String>,
     /// Where the command runs on a node.
     pub containers: Containers,
-    /// The images.
+    /// The images: a section of its own in the executor's file.
+    #[serde(skip)]
     pub images: image::Settings,
 }
 
