@@ -45,7 +45,7 @@ async fn control_groups_limit_a_job_as_a_whole() {
         spec["conditions"]["cpu"] = json!("500m");
     };
     // Two processes of 40 MiB fit each by itself, and not together.
-    let hog = "head -c 40000000 /dev/zero | tail -c 40000000 | (read -r x; echo)";
+    let hog = "head -c 40000000 /dev/zero | tail -c 40000000 | sleep 3";
     let cmd = format!("echo ready; until test -e result/go; do sleep 0.1; done; ({hog}) & ({hog}) & wait; sleep 0.2; exit 9");
     let id = rig.submit_with(&cmd, &[], limits).await;
     rig.until(&id, "ready", |_, log| log.contains("ready")).await;

@@ -8,12 +8,17 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// How long the engine may take to list containers.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The share of time that may go into listing is one in so many; but the pause is never longer than that.
+const SHARE: u32 = 20;
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// How it stands with a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +40,19 @@ pub(super) struct Census {
     cli: Cli,
     names: Names,
     last: Mutex<Option<(Instant, Arc<States>)>>,
+    /// What the last list took, ms.
+    cost: AtomicU64,
 }
 
 impl Census {
     pub(super) fn new(cli: Cli, names: Names) -> Census {
-        Census { cli, names, last: Mutex::default() }
+        Census { cli, names, last: Mutex::default(), cost: AtomicU64::new(0) }
+    }
+
+    /// The pause between two lists: where they take long (thousands of containers, a busy machine), longer than wished.
+    pub(super) fn pace(&self, wished: Duration) -> Duration {
+        let cost = Duration::from_millis(self.cost.load(Ordering::Relaxed));
+        wished.max((cost * SHARE).min(LONGEST))
     }
 
     /// How it stood at some time after `oldest`.
@@ -55,6 +68,7 @@ impl Census {
         }
         let asked = Instant::now();
         let states = Arc::new(self.ask().await?);
+        self.cost.store(asked.elapsed().as_millis() as u64, Ordering::Relaxed);
         *last = Some((asked, states.clone()));
         Ok(states)
     }

@@ -316,7 +316,7 @@ impl Engine for ContainerEngine {
             if let Some(ending) = ending::left(task) {
                 break ending;
             }
-            if looked.elapsed() >= self.settings.pace() {
+            if looked.elapsed() >= self.census.pace(self.settings.pace()) {
                 // At most so old; a newer one that another job asked for serves as well.
                 if let Some(ending) = self.over(task, looked).await? {
                     break ending;

@@ -189,7 +189,7 @@ pub(super) fn probe(state_dir: &Path) -> Result<(), String> {
     let binds = [bind(mount, false), bind("/pollinator-probe-fixed", true)];
     let plan = plan(&folder.path().join("root"), mount, &binds, mount).map_err(|e| e.to_string())?;
     let mut command = std::process::Command::new("/bin/sh");
-    let test = "test -e there && test -r /proc/self/stat && : > /dev/null && ! : > /pollinator-probe-fixed/new";
+    let test = "test -e there && test -r /proc/self/stat && : > /dev/null && ! ( : > /pollinator-probe-fixed/new )";
     command.args(["-c", test]).env_clear().stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
     plan.apply(&mut command);
