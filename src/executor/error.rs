@@ -91,6 +91,16 @@ pub enum Error {
         /// Which.
         path: PathBuf,
     },
+    /// The backend cannot work here as it is set up.
+    #[error("executor {name}: the {backend} backend: {reason}")]
+    Backend {
+        /// The executor.
+        name: String,
+        /// The backend.
+        backend: &'static str,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// Something that cannot happen did.
     #[error("internal error of the executor: {reason}")]
     Internal {

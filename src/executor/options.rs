@@ -7,18 +7,18 @@ use crate::config::Secret;
 use crate::config::StoreAccess;
 use crate::executor::backend::container;
 use crate::executor::backend::kubernetes;
+use crate::executor::backend::process;
 use crate::executor::backend::slurm;
 use crate::executor::files::Keep;
 use crate::executor::files::ShareSnapshots;
 use std::path::PathBuf;
 
 /// Where jobs run.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Backend {
     /// On this machine, as processes of the executor's user.
-    #[default]
-    Process,
+    Process(Box<process::Settings>),
     /// On this machine, in containers of podman or docker.
     Container(Box<container::Settings>),
     /// On the nodes of a Slurm cluster.
@@ -27,11 +27,18 @@ pub enum Backend {
     Kubernetes(Box<kubernetes::Settings>),
 }
 
+impl Default for Backend {
+    /// Processes without limits.
+    fn default() -> Backend {
+        Backend::Process(Box::new(process::Settings::plain()))
+    }
+}
+
 impl Backend {
     /// Its name, as `pollinator executor start --backend` knows it.
     pub fn name(&self) -> &'static str {
         match self {
-            Backend::Process => "process",
+            Backend::Process(_) => "process",
             Backend::Container(_) => "container",
             Backend::Slurm(_) => "slurm",
             Backend::Kubernetes(_) => "kubernetes",
@@ -126,7 +133,7 @@ impl Options {
             state_dir: state_dir.into(),
             jobs_dir: None,
             described: Described::default(),
-            backend: Backend::Process,
+            backend: Backend::default(),
             capacity: Capacity::default(),
             poll_seconds: 8,
             share_snapshots: ShareSnapshots::default(),

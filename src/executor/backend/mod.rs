@@ -222,9 +222,9 @@ pub fn engine(backend: Backend, around: Surroundings) -> Result<Arc<dyn Engine>,
     let unfinished =
         |name: &str| Err(Error::Internal { reason: format!("the {name} backend of {} is being built", around.name) });
     match backend {
-        Backend::Process => Ok(Arc::new(process::ProcessEngine)),
+        Backend::Process(settings) => Ok(Arc::new(process::ProcessEngine::new(*settings, &around)?)),
         Backend::Slurm(settings) => Ok(Arc::new(slurm::SlurmEngine::new(*settings, &around)?)),
-        Backend::Container(_) => unfinished("container"),
+        Backend::Container(settings) => Ok(Arc::new(container::ContainerEngine::new(*settings, &around)?)),
         Backend::Kubernetes(_) => unfinished("Kubernetes"),
     }
 }

@@ -4,6 +4,9 @@
 //! tells that the command of it began. A status counts once its newline is there.
 
 use super::Ending;
+use std::fs::OpenOptions;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The end, where the statuses decide it. `marks`: the folder of the `init-done` files.
@@ -26,8 +29,16 @@ pub fn ending(folder: &Path, marks: &Path, size: u32) -> Option<Ending> {
 }
 
 /// A status file; none until its newline is there.
+///
+/// A job can put anything in its place: what is no file, or is a link to something else, is not read, and of a large file
+/// only the beginning.
 pub fn read(path: &Path) -> Option<i32> {
-    std::fs::read_to_string(path).ok()?.strip_suffix('\n')?.parse().ok()
+    let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(careful).open(path).ok()?;
+    let mut text = String::new();
+    let is_file = file.metadata().is_ok_and(|m| m.is_file());
+    file.take(if is_file { 16 } else { 0 }).read_to_string(&mut text).ok()?;
+    text.strip_suffix('\n')?.parse().ok()
 }
 
 #[cfg(test)]
@@ -52,6 +63,20 @@ mod tests {
         assert_eq!(ending(dir, dir, 1), exited(3, None, false));
         put("status", "0\n");
         assert_eq!(ending(dir, dir, 1), exited(0, None, false));
+    }
+
+    #[test]
+    fn what_a_job_puts_in_place_of_a_status_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("status");
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        assert_eq!(read(&path), None);
+        std::fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert_eq!(read(&path), None, "and nobody waits for its writer");
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "1".repeat(1 << 20)).unwrap();
+        assert_eq!(read(&path), None);
     }
 
     #[test]

@@ -5,13 +5,30 @@
 //! killed; the next one adopts it.
 //!
 //! What the job sees: its working folder is the project's folder (`PROJECT_DIR`, below the file area), or the file area
-//! itself, or an empty folder of its own where the specification has no files. The mount point (`/cfs`) is replaced by
-//! the real folder in `cmd`, `args`, `init-cmd` and `env` (see [`crate::executor::mount`]). The image is not used.
+//! itself, or an empty folder of its own where the specification has no files. Where it gets a mount namespace (see
+//! `apart`), its folders are at the mount point (`/cfs`) as in a container; else the mount point is replaced by the real
+//! folder in `cmd`, `args`, `init-cmd` and `env` (see [`crate::executor::mount`]). The image is not used.
+//!
+//! CPU and memory of all its processes together are limited by control groups where the executor may make them (see
+//! `groups`); else each process's memory by itself, or nothing, as the settings say.
+//!
 //! With several processes each knows its number in `POLLINATOR_RANK` (from 0) and their count in `POLLINATOR_SIZE`; the
 //! first that fails decides, and the others are ended.
 
+#[cfg(target_os = "linux")]
+mod apart;
+#[cfg(not(target_os = "linux"))]
+#[path = "apart_none.rs"]
+mod apart;
+mod confine;
+mod groups;
 pub mod script;
 pub mod session;
+mod settings;
+
+pub use settings::Limits;
+pub use settings::MountNamespace;
+pub use settings::Settings;
 
 use super::Adopted;
 use super::Ending;
@@ -20,20 +37,24 @@ use super::Facts;
 use super::Failure;
 use super::Handle;
 use super::Output;
+use super::Surroundings;
 use super::Task;
 use super::append;
 use super::environment;
 use super::payload;
 use super::statuses;
+use crate::executor::error::Error;
 use crate::executor::place::Inside;
 use crate::executor::spec::Command;
 use crate::executor::spec::Work;
 use async_trait::async_trait;
+use confine::Confine;
 use session::Session;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -42,9 +63,22 @@ const LOOK: Duration = Duration::from_millis(200);
 /// How long a wrapper that was seen to begin may take to say which process it is.
 const INTRODUCTION: Duration = Duration::from_secs(5);
 
-/// The backend; it has no state of its own.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ProcessEngine;
+/// The backend.
+#[derive(Clone, Debug)]
+pub struct ProcessEngine {
+    confine: Arc<Confine>,
+}
+
+impl ProcessEngine {
+    /// The backend, after a look at what this machine allows.
+    ///
+    /// # Errors
+    /// It does not allow what the settings insist on.
+    pub fn new(settings: Settings, around: &Surroundings) -> Result<ProcessEngine, Error> {
+        let unusable = |reason| Error::Backend { name: around.name.clone(), backend: "process", reason };
+        Ok(ProcessEngine { confine: Arc::new(Confine::new(settings, &around.state_dir).map_err(unusable)?) })
+    }
+}
 
 #[async_trait]
 impl Engine for ProcessEngine {
@@ -54,7 +88,7 @@ impl Engine for ProcessEngine {
 
     async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure> {
         let job = &task.job;
-        let mut lines = Vec::new();
+        let mut lines = self.confine.explain(task);
         if job.gpu_count > 0 {
             lines.push("GPUs are not set apart: the command sees those of this machine".into());
         }
@@ -62,9 +96,9 @@ impl Engine for ProcessEngine {
     }
 
     async fn start(&self, task: &Task) -> Result<Handle, Failure> {
-        let task = task.clone();
+        let (task, confine) = (task.clone(), self.confine.clone());
         // Spawning waits for the child's exec, and files are made.
-        blocking(move || start(&task)).await
+        blocking(move || start(&task, &confine)).await
     }
 
     async fn adopt(&self, task: &Task, handle: Option<Handle>) -> Result<Adopted, Failure> {
@@ -100,9 +134,10 @@ impl Engine for ProcessEngine {
             }
             if !session.leader_is_alive() {
                 // The status is written before the leader ends: look once more.
-                return Ok(ending(task).unwrap_or_else(|| Ending::Vanished {
-                    reason: "its processes are gone and left no exit status (killed from outside, or the machine was restarted)"
-                        .into(),
+                return Ok(ending(task).unwrap_or_else(|| {
+                    let reason =
+                        "its processes are gone and left no exit status (killed from outside, or the machine was restarted)";
+                    confine::with_reason(task, Ending::Vanished { reason: reason.into() })
                 }));
             }
             if several {
@@ -113,8 +148,9 @@ impl Engine for ProcessEngine {
         }
     }
 
-    async fn kill(&self, _: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure> {
+    async fn kill(&self, task: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure> {
         Session::read(handle).kill(grace).await;
+        groups::remove(task).await;
         Ok(())
     }
 
@@ -172,7 +208,7 @@ fn introduced(folder: &Path) -> Option<Handle> {
     Some(if ours { session.handle() } else { Session::nobody().handle() })
 }
 
-fn start(task: &Task) -> Result<Handle, Failure> {
+fn start(task: &Task, confine: &Confine) -> Result<Handle, Failure> {
     let Work::Execute(command) = &task.job.work else {
         return Err(Failure::Unsupported { field: "funcname".into(), reason: "there is nothing to run".into() });
     };
@@ -185,18 +221,27 @@ fn start(task: &Task) -> Result<Handle, Failure> {
         }
     }
     let work_folder = work_folder(task)?;
+    let confined = confine.prepare(task)?;
     let log = append(&task.log())?;
     let both = log.try_clone().map_err(Failure::io("cannot open the output of the job", task.log()))?;
     claim(&folder.join(format!("try.{next}")))?;
     let mut wrapper = std::process::Command::new("/bin/sh");
     wrapper.args(["-c", script::WRAPPER, "pollinator-job"]).arg(folder).arg(next.to_string());
     wrapper.args(["-c", script::INNER, "sh"]).arg(folder);
-    let Command { init, args, .. } = localized(task, command);
-    wrapper.args([init, size.to_string(), payload::with_arguments(&localized(task, command).cmd, !args.is_empty())]).args(args);
-    wrapper.env_clear().envs(environment::on_host(task)).current_dir(&work_folder);
+    let (command, variables) = match confined.sees_mount_point() {
+        // As it stands: the folders are where it says.
+        true => (command.clone(), environment::on_host(&Task { fs_dir: PathBuf::from(&task.job.mount), ..task.clone() })),
+        false => (localized(task, command), environment::on_host(task)),
+    };
+    wrapper.args([&command.init, &size.to_string(), &payload::with_arguments(&command.cmd, !command.args.is_empty())]);
+    wrapper.args(&command.args).env_clear().envs(variables).current_dir(&work_folder);
     wrapper.stdin(std::process::Stdio::null()).stdout(log).stderr(both);
     session::lead(&mut wrapper);
-    let child = wrapper.spawn().map_err(Failure::io("cannot start the command in its folder", work_folder))?;
+    confined.apply(&mut wrapper);
+    let child = wrapper.spawn().map_err(|e| {
+        groups::remove_empty(task);
+        Failure::io("cannot start the command in its folder", work_folder)(e)
+    })?;
     let session = Session::of(child.id() as i32);
     session::reap(child);
     Ok(session.handle())
@@ -230,7 +275,8 @@ fn work_folder(task: &Task) -> Result<PathBuf, Failure> {
 
 /// The end, where the statuses decide it.
 fn ending(task: &Task) -> Option<Ending> {
-    statuses::ending(&task.folder, &task.folder, task.job.processes())
+    let ending = statuses::ending(&task.folder, &task.folder, task.job.processes())?;
+    Some(confine::with_reason(task, ending))
 }
 
 #[cfg(test)]

@@ -41,9 +41,14 @@ fn with_init(root: &Path, init: &str, cmd: &str) -> Task {
     task
 }
 
+/// The backend as the local colony has it.
+fn plain() -> ProcessEngine {
+    ProcessEngine { confine: Arc::new(Confine::new(Settings::plain(), Path::new("/")).unwrap()) }
+}
+
 async fn run(task: &Task) -> Ending {
-    let handle = ProcessEngine.start(task).await.unwrap();
-    tokio::time::timeout(Duration::from_secs(60), ProcessEngine.watch(task, &handle, &facts())).await.unwrap().unwrap()
+    let handle = plain().start(task).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), plain().watch(task, &handle, &facts())).await.unwrap().unwrap()
 }
 
 fn facts() -> watch::Sender<Facts> {
@@ -162,7 +167,7 @@ async fn several_processes_know_their_numbers() {
     command.init = "echo once; export A=a".into();
     task.job = Arc::new(job);
     assert_eq!(run(&task).await, exited(0));
-    let outputs = ProcessEngine.outputs(&task);
+    let outputs = plain().outputs(&task);
     assert_eq!(outputs.len(), 5);
     assert_eq!(outputs[3].prefix.as_deref(), Some("[2] "));
     assert_eq!(std::fs::read_to_string(&outputs[3].path).unwrap(), "2 of 4 a\n");
@@ -173,11 +178,10 @@ async fn several_processes_know_their_numbers() {
 async fn the_first_failure_of_several_decides() {
     let root = tempfile::tempdir().unwrap();
     let task = several(root.path(), "test $POLLINATOR_RANK = 1 && exit 5; sleep 300", 3, 1);
-    let handle = ProcessEngine.start(&task).await.unwrap();
-    let ending =
-        tokio::time::timeout(Duration::from_secs(120), ProcessEngine.watch(&task, &handle, &facts())).await.unwrap().unwrap();
+    let handle = plain().start(&task).await.unwrap();
+    let ending = tokio::time::timeout(Duration::from_secs(120), plain().watch(&task, &handle, &facts())).await.unwrap().unwrap();
     assert_eq!(ending, Ending::Exited { status: 5, rank: Some(1), in_init: false, because: None });
-    ProcessEngine.kill(&task, &handle, Duration::from_secs(2)).await.unwrap();
+    plain().kill(&task, &handle, Duration::from_secs(2)).await.unwrap();
     assert!(!Session::read(&handle).leader_is_alive());
 }
 
@@ -196,10 +200,10 @@ async fn the_whole_session_is_killed() {
     // One that ignores TERM, and one in a process group of its own.
     let cmd = "(trap '' TERM; echo $$ stubborn; exec sleep 301) & timeout 302 sleep 303 & echo ready; wait";
     let task = task(root.path(), cmd, &[], json!({}));
-    let handle = ProcessEngine.start(&task).await.unwrap();
+    let handle = plain().start(&task).await.unwrap();
     until_said(&task, "ready").await;
     until_said(&task, "stubborn").await;
-    ProcessEngine.kill(&task, &handle, Duration::from_secs(1)).await.unwrap();
+    plain().kill(&task, &handle, Duration::from_secs(1)).await.unwrap();
     let leader: i32 = handle.0.split(':').next().unwrap().parse().unwrap();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
@@ -212,10 +216,10 @@ async fn the_whole_session_is_killed() {
 async fn a_polite_end_leaves_its_status() {
     let root = tempfile::tempdir().unwrap();
     let task = task(root.path(), "trap 'echo saved; exit 9' TERM; echo ready; while :; do sleep 0.1; done", &[], json!({}));
-    let handle = ProcessEngine.start(&task).await.unwrap();
+    let handle = plain().start(&task).await.unwrap();
     until_said(&task, "ready").await;
-    ProcessEngine.kill(&task, &handle, Duration::from_secs(10)).await.unwrap();
-    assert_eq!(ProcessEngine.watch(&task, &handle, &facts()).await.unwrap(), exited(9));
+    plain().kill(&task, &handle, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(plain().watch(&task, &handle, &facts()).await.unwrap(), exited(9));
     assert!(log(&task).contains("saved"));
 }
 
@@ -223,14 +227,14 @@ async fn a_polite_end_leaves_its_status() {
 async fn a_job_that_leaves_no_status_has_vanished() {
     let root = tempfile::tempdir().unwrap();
     let task = task(root.path(), "echo ready; sleep 300", &[], json!({}));
-    let handle = ProcessEngine.start(&task).await.unwrap();
+    let handle = plain().start(&task).await.unwrap();
     until_said(&task, "ready").await;
-    ProcessEngine.kill(&task, &handle, Duration::ZERO).await.unwrap();
+    plain().kill(&task, &handle, Duration::ZERO).await.unwrap();
     // KILL may be faster than the wrapper's note, or slower.
-    let ending = ProcessEngine.watch(&task, &handle, &facts()).await.unwrap();
+    let ending = plain().watch(&task, &handle, &facts()).await.unwrap();
     assert!(matches!(ending, Ending::Vanished { .. } | Ending::Exited { status: 143 | 137, .. }), "{ending:?}");
     assert!(matches!(
-        ProcessEngine.watch(&task, &Session::nobody().handle(), &facts()).await.unwrap(),
+        plain().watch(&task, &Session::nobody().handle(), &facts()).await.unwrap(),
         Ending::Vanished { .. } | Ending::Exited { .. }
     ));
 }
@@ -239,11 +243,11 @@ async fn a_job_that_leaves_no_status_has_vanished() {
 async fn a_job_is_found_again_without_its_handle() {
     let root = tempfile::tempdir().unwrap();
     let task = task(root.path(), "echo ready; sleep 1; exit 6", &[], json!({}));
-    assert_eq!(ProcessEngine.adopt(&task, None).await.unwrap(), Adopted::Never, "nothing was tried");
-    let handle = ProcessEngine.start(&task).await.unwrap();
+    assert_eq!(plain().adopt(&task, None).await.unwrap(), Adopted::Never, "nothing was tried");
+    let handle = plain().start(&task).await.unwrap();
     until_said(&task, "ready").await;
-    assert_eq!(ProcessEngine.adopt(&task, None).await.unwrap(), Adopted::Started(handle.clone()));
-    assert_eq!(ProcessEngine.watch(&task, &handle, &facts()).await.unwrap(), exited(6));
+    assert_eq!(plain().adopt(&task, None).await.unwrap(), Adopted::Started(handle.clone()));
+    assert_eq!(plain().watch(&task, &handle, &facts()).await.unwrap(), exited(6));
 }
 
 #[tokio::test]
@@ -252,7 +256,7 @@ async fn a_start_that_never_began_never_will() {
     let task = task(root.path(), "echo ran", &[], json!({}));
     // The executor died after writing down the try: whoever claims it first decides.
     assert!(claim(&task.folder.join("try.0")).unwrap());
-    assert_eq!(ProcessEngine.adopt(&task, None).await.unwrap(), Adopted::Never);
+    assert_eq!(plain().adopt(&task, None).await.unwrap(), Adopted::Never);
     assert_eq!(run(&task).await, exited(0));
     assert_eq!(log(&task), "ran\n");
 }
