@@ -113,7 +113,7 @@ fn work(status: &Status) -> String {
 }
 
 fn of(share: &Share, unit: u64) -> String {
-    let number = |n: u64| if n % unit == 0 { (n / unit).to_string() } else { format!("{:.1}", n as f64 / unit as f64) };
+    let number = |n: u64| if n.is_multiple_of(unit) { (n / unit).to_string() } else { format!("{:.1}", n as f64 / unit as f64) };
     match share.all {
         Some(all) => format!("{} of {}", number(share.used), number(all)),
         None => number(share.used),
