@@ -4,7 +4,10 @@ use super::Error;
 use crate::config;
 use crate::executor::backend::container;
 use crate::executor::backend::kubernetes;
+use crate::executor::backend::process;
 use crate::executor::backend::slurm;
+use crate::executor::files::Keep;
+use crate::executor::files::ShareSnapshots;
 use crate::executor::image;
 use serde::Deserialize;
 use std::path::Path;
@@ -33,7 +36,8 @@ pub(super) struct File {
     pub(super) hardware: HardwareSection,
     pub(super) software: OneOrMany,
     pub(super) location: Location,
-    pub(super) process: ProcessSection,
+    pub(super) files: FilesSection,
+    pub(super) process: process::Settings,
     pub(super) container: container::Settings,
     pub(super) slurm: slurm::Settings,
     pub(super) kubernetes: kubernetes::Settings,
@@ -131,10 +135,26 @@ pub(super) struct Location {
     pub(super) _lat: f64,
 }
 
-/// The process backend has no settings of its own.
+/// The care of snapshots in the file area.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
-pub(super) struct ProcessSection {}
+pub(super) struct FilesSection {
+    pub(super) share_snapshots: ShareSnapshots,
+    pub(super) keep_snapshots_days: Option<u32>,
+    pub(super) max_snapshot_bytes: Option<u64>,
+    pub(super) min_free_bytes: Option<u64>,
+}
+
+impl FilesSection {
+    pub(super) fn keep(&self) -> Keep {
+        let usual = Keep::default();
+        Keep {
+            days: self.keep_snapshots_days.unwrap_or(usual.days),
+            max_bytes: self.max_snapshot_bytes.unwrap_or(usual.max_bytes),
+            min_free: self.min_free_bytes.unwrap_or(usual.min_free),
+        }
+    }
+}
 
 /// The file as a table, once it is seen to be one of ours.
 pub(super) fn read(path: &Path) -> Result<Table, Error> {

@@ -196,6 +196,7 @@ pub fn load(sources: &Sources, asked: &Asked) -> Result<Loaded, Error> {
         options.poll_seconds = seconds.clamp(1, 60);
     }
     (options.backend, options.capacity, options.described) = (backend, capacity, described);
+    (options.share_snapshots, options.keep_snapshots) = (file.files.share_snapshots, file.files.keep());
     options.tell_steps = file.tell_steps;
     let shown = Shown::new(access.rows, &options, &about_key, &table, &origins);
     Ok(Loaded { options, key, shown, warnings })
@@ -209,10 +210,7 @@ fn colony_sections(table: &Table) -> Table {
 fn backend(file: &File) -> Result<Backend, Error> {
     let word = file.backend.as_deref().unwrap_or_default();
     Ok(match word.to_ascii_lowercase().as_str() {
-        "process" => {
-            let file::ProcessSection {} = file.process;
-            Backend::Process
-        }
+        "process" => Backend::Process(Box::new(file.process.clone())),
         "container" => Backend::Container(Box::new(file.container.clone())),
         "slurm" => {
             let mut settings = file.slurm.clone();
@@ -275,7 +273,7 @@ fn choose_key(access: &ExecutorAccess, state_dir: &Path) -> Result<(Key, String)
 
 fn capacity(file: &File, backend: &Backend, origins: &Origins) -> Result<Capacity, Error> {
     let Limits { slots, cpu, mem, gpus } = &file.limits;
-    let here = matches!(backend, Backend::Process | Backend::Container(_));
+    let here = matches!(backend, Backend::Process(_) | Backend::Container(_));
     let limit = |key: &str, word: &Option<Word>, machine: Option<u64>, read: fn(&str) -> Result<u64, String>| {
         let word = word.as_ref().map_or_else(|| if here { "auto" } else { "none" }.to_owned(), Word::text);
         match word.as_str() {

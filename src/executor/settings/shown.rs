@@ -57,7 +57,7 @@ impl Shown {
 
 /// Sections of the file that mean something to a backend.
 fn sections(backend: &Backend) -> Vec<&'static str> {
-    let mut sections = vec!["hardware", "software", "location", backend.name()];
+    let mut sections = vec!["hardware", "software", "location", "files", backend.name()];
     if matches!(backend, Backend::Slurm(_)) {
         sections.push("images");
     }
