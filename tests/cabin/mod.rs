@@ -27,22 +27,17 @@ pub fn parts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".test-parts")
 }
 
-/// The root file system of the test image, made once.
-pub fn root_file_system() -> &'static Path {
-    static MADE: OnceLock<tempfile::TempDir> = OnceLock::new();
-    MADE.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["bin", "tmp", "etc"] {
-            std::fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        std::fs::copy("/bin/busybox", folder.path().join("bin/busybox"))
-            .expect("busybox-static: see scripts/parts.sh containers");
-        for name in PROGRAMS {
-            std::os::unix::fs::symlink("busybox", folder.path().join("bin").join(name)).unwrap();
-        }
-        folder
-    })
-    .path()
+/// The root file system of the test image.
+pub fn root_file_system() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["bin", "tmp", "etc"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    std::fs::copy("/bin/busybox", folder.path().join("bin/busybox")).expect("busybox-static: see scripts/parts.sh containers");
+    for name in PROGRAMS {
+        std::os::unix::fs::symlink("busybox", folder.path().join("bin").join(name)).unwrap();
+    }
+    folder
 }
 
 /// An archive of a folder.
@@ -111,7 +106,7 @@ pub fn podman() -> Engine {
             let engine = Engine { settings: settings(Flavour::Podman, program, global.to_vec()) };
             let alone = std::fs::File::create(at.join("lock")).unwrap();
             alone.lock().unwrap();
-            engine.import(root_file_system(), IMAGE);
+            engine.import(root_file_system().path(), IMAGE);
             engine
         })
         .clone()
@@ -157,7 +152,7 @@ impl Docker {
         let engine = Engine { settings: settings(Flavour::Docker, program, vec![host]) };
         let mut docker = Docker { engine, folder, containerd, daemon: None };
         docker.start_daemon();
-        docker.engine.import(root_file_system(), IMAGE);
+        docker.engine.import(root_file_system().path(), IMAGE);
         docker
     }
 

@@ -34,6 +34,8 @@ impl Drop for Fetched {
             // One that was never fetched is none to remove.
             self.0.command(&["rmi", "--force", name]).output().unwrap();
         }
+        // Those that lost their tag to a later one.
+        self.0.command(&["image", "prune", "--force"]).output().unwrap();
     }
 }
 
@@ -61,24 +63,28 @@ pub async fn images_are_fetched_when_they_have_changed(engine: &Engine) {
     let mut engine = engine.clone();
     engine.settings.insecure_registries = vec![registry.host()];
     let yard = Yard::new(&engine).await;
-    let first = image("first");
+    // Layers that an earlier run left are not fetched.
+    let marker = |which: &str| format!("{which} of {}", registry.host());
+    let (one, two) = (marker("first"), marker("second"));
+    let said = |marker: &str| format!("{marker}\ntold by the image\n");
+    let first = image(&one);
     let digest = registry.push("team/app", "1", &first);
     let running = yard.start();
     let (process, log) = run(&yard, &name, false).await;
     assert_eq!((process.state, &process.errors), (ProcessState::Success, &vec![]), "{log}");
     assert!(log.contains(&format!("the image is {name}, {digest}")), "{log}");
-    assert!(log.ends_with("first\ntold by the image\n"), "{log}");
+    assert!(log.ends_with(&said(&one)), "{log}");
     assert!(layers(&registry, &first));
     let (_, log) = run(&yard, &name, false).await;
-    assert!(log.ends_with("first\ntold by the image\n"), "{log}");
+    assert!(log.ends_with(&said(&one)), "{log}");
     assert!(!layers(&registry, &first), "what is here is not fetched again");
     // The tag is given to another image.
-    let digest = registry.push("team/app", "1", &image("second"));
+    let digest = registry.push("team/app", "1", &image(&two));
     let (_, log) = run(&yard, &name, false).await;
-    assert!(log.contains(&digest) && log.ends_with("second\ntold by the image\n"), "{log}");
+    assert!(log.contains(&digest) && log.ends_with(&said(&two)), "{log}");
     let (process, log) = run(&yard, &name, true).await;
     assert_eq!(process.state, ProcessState::Success, "rebuild-image: {:?}", process.errors);
-    assert!(log.ends_with("second\ntold by the image\n"), "{log}");
+    assert!(log.ends_with(&said(&two)), "{log}");
     // A registry that is gone stops nobody, except who insists.
     drop(registry);
     let (process, log) = run(&yard, &name, false).await;
