@@ -57,6 +57,16 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The backend cannot work with its settings.
+    #[error("executor {name}: the {backend} backend: {reason}")]
+    Backend {
+        /// The executor.
+        name: String,
+        /// The backend.
+        backend: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// Another executor runs on the same state.
     #[error("another executor uses the folder {}", path.display())]
     InUse {

@@ -221,7 +221,11 @@ pub fn engine(backend: Backend, around: Surroundings) -> Result<Arc<dyn Engine>,
         Backend::Process => Ok(Arc::new(process::ProcessEngine)),
         Backend::Slurm(_) => unfinished("Slurm"),
         Backend::Container(_) => unfinished("container"),
-        Backend::Kubernetes(_) => unfinished("Kubernetes"),
+        Backend::Kubernetes(settings) => kubernetes::engine(*settings, &around).map_err(|reason| Error::Backend {
+            name: around.name.clone(),
+            backend: "Kubernetes",
+            reason,
+        }),
     }
 }
 
