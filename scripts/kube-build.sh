@@ -55,8 +55,9 @@ KUBE_GIT_VERSION='v$version'
 KUBE_GIT_MAJOR='1'
 KUBE_GIT_MINOR='20'
 END
-    (cd "$work/tree" && PATH=/usr/lib/go-1.19/bin:$PATH GOPROXY=off GOFLAGS=-mod=vendor GO111MODULE=auto FORCE_HOST_GO=y \
-        GOCACHE=$work/go-cache GOPATH=$work/go KUBE_GIT_VERSION_FILE=$work/version \
+    # The kubelet as the others: in another mode all of its dependencies would be built once more.
+    (cd "$work/tree" && KUBE_STATIC_OVERRIDES=kubelet PATH=/usr/lib/go-1.19/bin:$PATH GOPROXY=off GOFLAGS=-mod=vendor GO111MODULE=auto FORCE_HOST_GO=y \
+        KUBE_GIT_VERSION_FILE=$work/version \
         nice -n 10 make WHAT="$(printf 'cmd/%s ' $programs)" >&2)
 }
 

@@ -47,8 +47,9 @@ until_holds() {
 
 token() { cut -d, -f1 "$root/tokens.csv"; }
 
-# api PATH : the answer of the API server; fails where it is an error.
-api() { curl -sf --max-time 10 --cacert pki/apiserver.crt --resolve "kubernetes:$base:127.0.0.1" -H "Authorization: Bearer $(token)" "https://kubernetes:$base$1"; }
+# api PATH : the answer of the API server; fails where it is an error. Under the name of curl it would be set out for people,
+# by a library that does not get on with the Go version that it was built with here.
+api() { curl -sf -A kube-up --max-time 10 --cacert pki/apiserver.crt --resolve "kubernetes:$base:127.0.0.1" -H "Authorization: Bearer $(token)" "https://kubernetes:$base$1"; }
 
 api_is_ready() { [ "$(api /readyz)" = ok ]; }
 
@@ -81,6 +82,7 @@ END
     start kube-scheduler "$programs/kube-scheduler" --kubeconfig=kubeconfig --bind-address=127.0.0.1 \
         --secure-port=$((base + 9)) --port=0 --leader-elect=false --cert-dir="$root/pki/scheduler"
     until_holds "the controllers work" api /api/v1/namespaces/default/serviceaccounts/default
+    until_holds "the scheduler lives" running kube-scheduler
 }
 
 # image NAME ENTRYPOINT : an image of busybox alone, as docker would have saved it.
@@ -175,7 +177,8 @@ down() {
     for name in node kube-scheduler kube-controller-manager kube-apiserver etcd; do
         running "$name" || continue
         pid=$(cat "$name.pid")
-        kill "$pid" 2>/dev/null || true
+        # The node is deaf to anything else, and has nothing to lose.
+        if [ "$name" = node ]; then kill -9 "$pid" || true; else kill "$pid" || true; fi
         for _ in $(seq 25); do
             running "$name" || break
             sleep 0.2

@@ -145,7 +145,13 @@ impl Kube {
         create(&Api::<PersistentVolume>::all(admin.clone()), volume).await;
         let claim = json!({ "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteMany"], "storageClassName": "",
             "volumeName": name, "resources": { "requests": size } } });
-        create(&Api::<PersistentVolumeClaim>::namespaced(admin, NAMESPACE), claim).await;
+        let claims = Api::<PersistentVolumeClaim>::namespaced(admin, NAMESPACE);
+        create(&claims, claim).await;
+        until("the claim has its volume", async || {
+            let phase = claims.get(name).await.ok()?.status?.phase?;
+            (phase == "Bound").then_some(())
+        })
+        .await;
     }
 
     pub async fn jobs(&self) -> Api<Job> {

@@ -170,6 +170,10 @@ impl Follower {
                 changed = self.wanted.changed() => if changed.is_err() || *self.wanted.borrow() != wanted { break Read::Turned },
             }
         };
+        // While a container runs its line may go on; after its end it does not.
+        if wanted == Wanted::Finish && matches!(read, Read::End) {
+            batch.add(decoder.finish().into_iter().flat_map(|record| resume.admit(record)));
+        }
         batch.add(resume.give_up().into_iter());
         self.write(&mut batch).await?;
         match decoder.foreign.pop() {

@@ -84,6 +84,22 @@ impl Decoder {
         records
     }
 
+    /// What is left at the end of a log: a line without a newline.
+    pub fn finish(&mut self) -> Option<Record> {
+        let rest = std::mem::take(&mut self.buffer);
+        let (line, own) = (self.time.take(), time_at(&rest));
+        let (time, start) = match (line, own) {
+            (Some(line), Some((time, start))) if (0..SAME_LINE).contains(&(time - line)) => (time, start),
+            (Some(line), _) => (line, 0),
+            (None, Some(found)) => found,
+            (None, None) => {
+                self.foreign.extend((!rest.is_empty()).then(|| String::from_utf8_lossy(&rest).into_owned()));
+                return None;
+            }
+        };
+        (start < rest.len()).then(|| Record { time, bytes: rest[start..].to_vec() })
+    }
+
     /// The next record from this offset, and how many bytes it takes.
     fn next(&mut self, from: usize) -> Option<(Option<Record>, usize)> {
         let rest = &self.buffer[from..];
@@ -198,6 +214,17 @@ mod tests {
             assert_eq!(records[1].time - records[0].time, 1);
             assert_eq!(foreign, ["unable to retrieve container logs"]);
         }
+    }
+
+    #[test]
+    fn the_last_line_may_have_no_newline() {
+        let mut decoder = Decoder::default();
+        let log = format!("{} one\n{} two", time(1), time(2));
+        assert_eq!(text(&decoder.push(log.as_bytes())), "one\n");
+        assert_eq!(decoder.finish().unwrap().bytes, b"two");
+        assert_eq!(decoder.finish(), None);
+        decoder.push(b"unable to retrieve container logs");
+        assert_eq!((decoder.finish(), decoder.foreign.len()), (None, 1));
     }
 
     #[test]

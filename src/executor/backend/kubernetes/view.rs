@@ -137,11 +137,11 @@ impl PodView {
 impl JobView {
     /// A Job as the server tells it.
     pub fn read(job: &batch::Job) -> JobView {
-        let conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let failed = conditions.filter(|c| c.type_ == "Failed" && c.status == "True");
+        let mut conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let failed = conditions.find(|c| c.type_ == "Failed" && c.status == "True");
         JobView {
             uid: job.metadata.uid.clone().unwrap_or_default(),
-            failed: failed.last().map(|c| words(c.reason.as_deref(), c.message.as_deref())),
+            failed: failed.map(|c| words(c.reason.as_deref(), c.message.as_deref())),
             folder: job.annotations().get(names::FOLDER).cloned(),
         }
     }
