@@ -372,7 +372,9 @@ async fn a_job_without_a_folder_is_swept_away() {
     running.kill();
     let state = lab.rig.folder.path().join("executor");
     std::fs::remove_dir_all(state.join("jobs")).unwrap();
-    for file in std::fs::read_dir(&state).unwrap().flatten().filter(|f| f.file_name().to_string_lossy().starts_with("executor.db")) {
+    for file in
+        std::fs::read_dir(&state).unwrap().flatten().filter(|f| f.file_name().to_string_lossy().starts_with("executor.db"))
+    {
         std::fs::remove_file(file.path()).unwrap();
     }
     let running = lab.start();
