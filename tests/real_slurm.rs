@@ -183,7 +183,7 @@ async fn a_cancelled_process_is_cancelled_at_slurm_and_its_results_come_back() {
     let job = process.attribute("SLURM-JOBID").unwrap().to_owned();
     rig.user.cancel(&id).await.unwrap();
     lab::until("scancel", || !matches!(slurm().ask("squeue", &["-h", "-j", &job, "-o", "%T"]).trim(), "RUNNING" | "PENDING"));
-    lab::until("the results", || rig.fs("pollinator/p/result").exists() == false);
+    lab::until("the results", || !rig.fs("pollinator/p/result").exists());
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("part")), "part\n");
     // One that waits in the queue goes as well.

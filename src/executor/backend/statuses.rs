@@ -9,6 +9,9 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+/// Statuses of a process that SIGTERM or SIGKILL ended.
+const ENDED_BY_OTHERS: [i32; 2] = [128 + libc::SIGTERM, 128 + libc::SIGKILL];
+
 /// The end, where the statuses decide it. `marks`: the folder of the `init-done` files.
 pub fn ending(folder: &Path, marks: &Path, size: u32) -> Option<Ending> {
     let began = |rank: u32| marks.join("init-done").exists() || marks.join(format!("init-done.{rank}")).exists();
@@ -17,7 +20,9 @@ pub fn ending(folder: &Path, marks: &Path, size: u32) -> Option<Ending> {
         1 => Vec::new(),
         _ => (0..size).map(|r| read(&folder.join(format!("status.{r}")))).collect(),
     };
-    let failed = ranks.iter().enumerate().find_map(|(r, s)| s.filter(|s| *s != 0).map(|s| (r as u32, s)));
+    let failed = ranks.iter().enumerate().filter_map(|(r, s)| s.filter(|s| *s != 0).map(|s| (r as u32, s)));
+    // Of several, one that ended by itself: the others were ended because of it.
+    let failed = failed.min_by_key(|(rank, status)| (ENDED_BY_OTHERS.contains(status), *rank));
     if let Some((rank, status)) = failed {
         return Some(Ending::Exited { status, rank: Some(rank), in_init: !began(rank), because: None });
     }
@@ -91,6 +96,9 @@ mod tests {
         assert_eq!(ending(dir, dir, 2), exited(5, Some(1), true), "the first that fails decides");
         put("init-done.1", "");
         assert_eq!(ending(dir, dir, 2), exited(5, Some(1), false));
+        put("status.0", "143\n");
+        assert_eq!(ending(dir, dir, 2), exited(5, Some(1), false), "the other was ended because of it");
+        put("status.0", "0\n");
         std::fs::remove_file(dir.join("status.1")).unwrap();
         put("status", "0\n");
         assert!(matches!(ending(dir, dir, 2), Some(Ending::Vanished { .. })));

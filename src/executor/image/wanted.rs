@@ -137,7 +137,7 @@ impl Images {
     }
 
     fn plain(&self, remote: &Remote) -> bool {
-        self.settings.insecure_registries.iter().any(|listed| *listed == remote.registry)
+        self.settings.insecure_registries.contains(&remote.registry)
     }
 
     /// Asks the registry; more than once where nothing else can help.
