@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test fails by panicking.
 
+#[path = "common/image.rs"]
+mod image;
 mod lab;
+#[path = "common/registry.rs"]
+mod registry;
 #[path = "common/rig.rs"]
 mod rig;
 #[path = "common/slurm.rs"]
@@ -423,4 +427,86 @@ async fn hostlists_are_expanded_as_slurm_does() {
         theirs.sort();
         assert_eq!(ours, theirs, "{list}");
     }
+}
+
+/// Jobs in an image of a registry on loopback.
+fn in_images(registry: &registry::Registry) -> Settings {
+    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(".test-parts/apptainer");
+    assert!(program.is_file(), "Apptainer is missing ({}): run scripts/parts.sh apptainer", program.display());
+    let images = pollinator::executor::image::Settings {
+        program: Some(program),
+        insecure_registries: vec![registry.host()],
+        // Apptainer asks for a capability otherwise that a container of a test machine may not have.
+        exec_options: vec!["--no-privs".into()],
+        ..Default::default()
+    };
+    Settings { containers: Containers::Apptainer, images, ..settings() }
+}
+
+#[tokio::test]
+async fn a_job_of_two_nodes_runs_in_an_image() {
+    let rig = rig().await;
+    rig.write(
+        "src",
+        "main.sh",
+        "cat /cfs/pollinator/p/data/in.txt; echo $POLLINATOR_RANK $POLLINATOR_NODES > $PROJECT_DIR/result/$POLLINATOR_RANK\n",
+    );
+    rig.write("data", "in.txt", "input\n");
+    let registry = registry::Registry::start(registry::Access::Open);
+    registry.push("lab/busybox", "1", &image::Image::busybox());
+    let running = rig.start_with(with(in_images(&registry)));
+    let name = format!("{}/lab/busybox:1", registry.host());
+    let here = std::fs::canonicalize(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let cmd = format!(
+        "test -e {} && echo sees the host; pwd; touch /cfs/pollinator/p/snapshot/src/x 2>/dev/null && echo writes; sh",
+        here.display()
+    );
+    let id = rig
+        .submit_with(&cmd, &["/cfs/pollinator/p/snapshot/src/main.sh"], |s| {
+            conditions(s, json!({ "nodes": 2, "processespernode": 2 }));
+            s["kwargs"]["docker-image"] = json!(name);
+        })
+        .await;
+    let (process, log) = rig.ended_within(&id, 240).await;
+    succeeded(&process, &log);
+    for rank in 0..4 {
+        assert!(log.contains(&format!("[{rank}] /cfs/pollinator/p\n")) && log.contains(&format!("[{rank}] input\n")), "{log}");
+    }
+    assert!(!log.contains("sees the host") && !log.contains("writes"), "{log}");
+    rig.sync(Tree::Result).await;
+    assert_eq!(read(rig.tree("result").join("3")), "3 n1,n2\n");
+    let id = rig.submit_with("exit 7", &[], |s| s["kwargs"]["docker-image"] = json!(name)).await;
+    let (process, log) = rig.ended_within(&id, 240).await;
+    assert_eq!(process.errors[0], "exit status 7", "{log}");
+    let id = rig
+        .submit_with("true", &[], |s| s["kwargs"]["docker-image"] = json!(format!("{}/nobody/nothing:1", registry.host())))
+        .await;
+    let (process, log) = rig.ended_within(&id, 240).await;
+    assert_eq!(process.state, ProcessState::Failed, "{log}");
+    assert!(process.errors[0].contains("nobody/nothing"), "{:?}", process.errors);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_whose_folder_is_gone_is_ended_at_the_next_start() {
+    let rig = rig().await;
+    let running = rig.start_with(with(settings()));
+    let lost = rig.submit("echo ready; sleep 300", &[]).await;
+    let kept = rig.submit("echo ready; sleep 300", &[]).await;
+    for id in [&lost, &kept] {
+        rig.until(id, "ready", |_, log| log.contains("ready")).await;
+    }
+    let job = rig.user.process(&lost).await.unwrap().attribute("SLURM-JOBID").unwrap().to_owned();
+    running.kill();
+    // The journal and the folder of the one are lost.
+    let state = rig.folder.path().join("executor");
+    std::fs::remove_dir_all(state.join(format!("jobs/{lost}-1"))).unwrap();
+    for file in ["executor.db", "executor.db-wal", "executor.db-shm"] {
+        _ = std::fs::remove_file(state.join(file));
+    }
+    rig.user.cancel(&lost).await.unwrap();
+    let running = rig.start_with(with(settings()));
+    lab::until("its end", || slurm().ask("squeue", &["-h", "-j", &job, "-o", "%T"]).trim() != "RUNNING");
+    rig.user.cancel(&kept).await.unwrap();
+    running.stop().await;
 }

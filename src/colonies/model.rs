@@ -362,6 +362,16 @@ impl Process {
     pub fn attribute(&self, key: &str) -> Option<&str> {
         self.attributes.iter().find(|a| a.key == key).map(|a| a.value.as_str())
     }
+
+    /// Why it was assigned and does not run yet, as its executor says (see [`WAITING`]); none where it does, or nobody says.
+    pub fn waiting(&self) -> Option<&str> {
+        if self.state != ProcessState::Running || self.attribute(NODES).is_some() {
+            return None;
+        }
+        let number = |a: &&Attribute| a.key.strip_prefix(WAITING)?.strip_prefix('-')?.parse::<u32>().ok();
+        let last = self.attributes.iter().filter(|a| number(a).is_some()).max_by_key(number);
+        last.map(|a| a.value.as_str())
+    }
 }
 
 /// One message of a log.

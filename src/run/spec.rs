@@ -46,6 +46,8 @@ pub struct Parts<'a> {
     pub colony: &'a str,
     /// Executors that may take it.
     pub executors: &'a [String],
+    /// Whether all of them are ours and have a queue of their own: then no time in it counts against the run.
+    pub queue: bool,
     /// Snapshot of the src tree.
     pub snapshot_id: &'a str,
     /// Label that the snapshot was made of.
@@ -114,7 +116,7 @@ pub fn function_spec(project: &ProjectFile, parts: &Parts<'_>) -> FunctionSpec {
         kwargs: kwargs(project, &src_dir),
         priority: 5,
         maxwaittime: -1,
-        maxexectime: max_exec_time(project.walltime),
+        maxexectime: if parts.queue { -1 } else { max_exec_time(project.walltime) },
         maxretries: 3,
         conditions: conditions(project, parts),
         label: parts.run_id.to_owned(),
@@ -206,6 +208,7 @@ mod tests {
         let parts = Parts {
             colony: "bench",
             executors: &["bench-exec".to_owned()],
+            queue: false,
             snapshot_id: theirs["fs"]["snapshots"][0]["snapshotid"].as_str().unwrap(),
             snapshot_label: label,
             run_id: "0123",
@@ -226,8 +229,15 @@ mod tests {
     fn a_run_of_its_own_folder_differs_from_another_in_nothing_but_its_id() {
         let made = |results, run_id: &str| {
             let project = ProjectFile { projectname: "p".into(), results, ..ProjectFile::default() };
-            let parts =
-                Parts { colony: "c", executors: &[], snapshot_id: "s", snapshot_label: "/pollinator/p/src", run_id, sweep: None };
+            let parts = Parts {
+                colony: "c",
+                executors: &[],
+                queue: false,
+                snapshot_id: "s",
+                snapshot_label: "/pollinator/p/src",
+                run_id,
+                sweep: None,
+            };
             serde_json::to_string(&function_spec(&project, &parts)).unwrap()
         };
         let (one, other) = ("0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210");
@@ -256,8 +266,15 @@ mod tests {
                 ProjectFile { projectname: "p".into(), cmd: "x {lr}".into(), sweep: Some(sweep), ..ProjectFile::default() };
             let point = points::of(&project, 1).unwrap().unwrap().remove(0);
             let (snapshot_id, snapshot_label) = ("s", "/pollinator/p/src");
-            let parts =
-                Parts { colony: "c", executors: &[], snapshot_id, snapshot_label, run_id, sweep: Some((sweep_id, &point)) };
+            let parts = Parts {
+                colony: "c",
+                executors: &[],
+                queue: false,
+                snapshot_id,
+                snapshot_label,
+                run_id,
+                sweep: Some((sweep_id, &point)),
+            };
             serde_json::to_string(&function_spec(&point.settings, &parts)).unwrap()
         };
         let one = made(a, b, "0.1");

@@ -19,10 +19,12 @@ use super::trees::TreeOptions;
 use crate::cfs::SyncReport;
 use crate::colonies;
 use crate::colonies::EXECUTOR_APPROVED;
+use crate::colonies::Executor;
 use crate::colonies::FunctionSpec;
 use crate::colonies::Process;
 use crate::colonies::ProcessFilter;
 use crate::colonies::ProcessState;
+use crate::colonies::Software;
 use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
@@ -196,7 +198,8 @@ pub async fn preview(connection: &Connection, project: &Project, options: &Optio
     let plans = origin.plans(connection, &lock, &options.trees, events).await?;
     let parts = Parts {
         colony: connection.client().colony(),
-        executors: &executors,
+        executors: &executors.names,
+        queue: executors.queue,
         snapshot_id: spec::NO_SNAPSHOT,
         snapshot_label: &spec::label(&project.settings.projectname, Tree::Src),
         run_id: spec::NO_RUN,
@@ -215,19 +218,39 @@ pub async fn lock(connection: &Connection, project: &Project, events: &Events) -
     connection.lock(&project.settings.projectname, waiting).await
 }
 
+/// The executors that may take a run.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Takers {
+    /// Their names; none: whoever comes.
+    names: Vec<String>,
+    /// All of them are ours and have a queue of their own.
+    queue: bool,
+}
+
 /// The executors that may take it, checked against the colony: the server itself would let a process for an unknown name
 /// wait for ever.
-async fn executors(connection: &Connection, project: &Project, options: &Options) -> Result<Vec<String>, Error> {
+async fn executors(connection: &Connection, project: &Project, options: &Options) -> Result<Takers, Error> {
     let names = match &options.executor {
         Some(name) => vec![name.clone()],
         None => project.settings.executor_names.clone(),
     };
     let there = connection.client().executors().await?;
-    let available: Vec<String> = there.into_iter().filter(|e| e.state == EXECUTOR_APPROVED).map(|e| e.executorname).collect();
+    let there: Vec<Executor> = there.into_iter().filter(|e| e.state == EXECUTOR_APPROVED).collect();
+    let may = |e: &&Executor| e.executortype == spec::EXECUTOR_TYPE && (names.is_empty() || names.contains(&e.executorname));
+    let takers: Vec<&Executor> = there.iter().filter(may).collect();
+    let queue = !takers.is_empty() && takers.iter().all(|e| has_queue(e));
+    let available: Vec<String> = there.iter().map(|e| e.executorname.clone()).collect();
     if names.is_empty() || names.iter().any(|name| available.contains(name)) {
-        return Ok(names);
+        return Ok(Takers { names, queue });
     }
     Err(Error::NoExecutor { names, colony: connection.client().colony().into(), available })
+}
+
+/// Whether an executor is ours and its jobs wait in the queue of a cluster. Such an executor takes any `maxexectime`, and
+/// ends jobs at their walltime itself.
+fn has_queue(executor: &Executor) -> bool {
+    let queues = |s: &Software| s.name == "pollinator" && matches!(s.kind.as_str(), "slurm" | "kubernetes");
+    executor.capabilities.software.iter().any(queues)
 }
 
 /// What runs are made of.
@@ -235,7 +258,7 @@ async fn executors(connection: &Connection, project: &Project, options: &Options
 pub(super) struct Making<'a> {
     pub(super) connection: &'a Connection,
     pub(super) project: &'a Project,
-    pub(super) executors: &'a [String],
+    pub(super) executors: &'a Takers,
     pub(super) frozen: &'a Frozen,
     pub(super) provenance: &'a Provenance,
 }
@@ -275,7 +298,8 @@ impl Making<'_> {
         let run_id = new_run_id()?;
         let parts = Parts {
             colony: client.colony(),
-            executors,
+            executors: &executors.names,
+            queue: executors.queue,
             snapshot_id: &frozen.snapshot_id,
             snapshot_label: &frozen.label,
             run_id: &run_id,

@@ -206,6 +206,9 @@ fn process_facts(process: &Process, with_state: bool, facts: &mut Facts) {
     if with_state {
         facts.push(("state", process.state.word().to_owned()));
     }
+    if let Some(reason) = process.waiting() {
+        facts.push(("waits", reason.to_owned()));
+    }
     facts.push(("initiator", process.initiatorname.clone()));
     for (name, time) in [("submitted", process.submissiontime), ("started", process.starttime), ("ended", process.endtime)] {
         if let Some(time) = time.get() {

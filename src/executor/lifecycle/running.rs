@@ -69,9 +69,15 @@ impl Attempt {
             End::Ended(_) => kill(&*engine, task, &handle, Duration::from_millis(200)).await,
             End::OutOfTime(reason) => {
                 say(&task.log(), reason).unwrap_or_else(|e| tracing::warn!(error = %e, "cannot add to the log"));
-                kill(&*engine, task, &handle, GRACE).await;
+                if self.kill_surely(task, &handle).await == Go::Leave {
+                    return Ok(Go::Leave);
+                }
             }
-            End::Lost(_) => kill(&*engine, task, &handle, GRACE).await,
+            End::Lost(_) => {
+                if self.kill_surely(task, &handle).await == Go::Leave {
+                    return Ok(Go::Leave);
+                }
+            }
         }
         if let End::Lost(lost) = end {
             return self.give_up(lost);
@@ -85,6 +91,32 @@ impl Attempt {
             };
         }
         self.judge(task, end).await
+    }
+
+    /// Ends a job that is not wanted any more, however long the backend does not answer; the next life of the executor
+    /// finds it where this one stops before.
+    async fn kill_surely(&self, task: &Task, handle: &Handle) -> Go {
+        let host = &self.host;
+        loop {
+            let killed = tokio::select! {
+                killed = host.engine.kill(task, handle, GRACE) => killed,
+                () = host.shutdown.cancelled() => return Go::Leave,
+            };
+            match killed {
+                Err(error) if error.is_temporary() => {
+                    tracing::warn!(process = task.job.process_id, %error, "a job that is not wanted cannot be ended yet");
+                    tokio::select! {
+                        () = tokio::time::sleep(BACKEND_PAUSE) => {}
+                        () = host.shutdown.cancelled() => return Go::Leave,
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(process = task.job.process_id, %error, "a job cannot be killed");
+                    return Go::On;
+                }
+                Ok(()) => return Go::On,
+            }
+        }
     }
 
     fn stream(&self, task: &Task) -> LogStream {

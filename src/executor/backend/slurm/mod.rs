@@ -78,7 +78,7 @@ pub struct SlurmEngine {
 }
 
 impl SlurmEngine {
-    /// With these settings.
+    /// With these settings; jobs of an earlier life whose folders are gone are ended. Needs a runtime.
     ///
     /// # Errors
     /// Those of the image folder.
@@ -88,6 +88,7 @@ impl SlurmEngine {
             Containers::Apptainer => Some(Images::new(settings.images.clone(), &around.state_dir)?),
             Containers::None => None,
         };
+        tokio::spawn(sweep(cluster.programs().clone(), request::ours(&around.name, &around.jobs_dir), around.jobs_dir.clone()));
         Ok(SlurmEngine { settings, executor: around.name.clone(), cluster, images, growth: around.growth.clone() })
     }
 
@@ -342,6 +343,32 @@ async fn in_image(images: &Images, task: &Task) -> Result<Vec<String>, Failure> 
         word.into_string().map_err(|_| Failure::Unsupported { field: "fs".into(), reason: reason.into() })
     };
     words.into_iter().map(text).collect()
+}
+
+/// Ends jobs of this executor whose folders are gone: nobody will hear of their end. Where there is no folder at all, the
+/// disk may be missing, and nothing is ended.
+async fn sweep(programs: Programs, ours: String, jobs_dir: PathBuf) {
+    if std::fs::read_dir(&jobs_dir).map_or(true, |mut folders| folders.next().is_none()) {
+        return;
+    }
+    let words = ["--noheader", "--states=PENDING,RUNNING,SUSPENDED", "--format=%A|%k"].map(OsString::from);
+    let said = match programs.run("squeue", words).await {
+        Ok(said) => said,
+        Err(error) => {
+            tracing::warn!(%error, "it is not known whether an earlier life left jobs behind");
+            return;
+        }
+    };
+    for (id, folder) in said.lines().filter_map(|line| line.split_once('|')?.1.trim().strip_prefix(&ours).map(|f| (line, f))) {
+        let id = id.split('|').next().unwrap_or_default().trim();
+        if jobs_dir.join(folder).exists() || id.parse::<u64>().is_err() {
+            continue;
+        }
+        tracing::warn!(job = id, folder, "a job of an earlier life is ended: its folder is gone");
+        if let Err(error) = programs.run("scancel", [id.into()]).await {
+            tracing::warn!(job = id, %error, "it cannot be ended");
+        }
+    }
 }
 
 /// The job's id at Slurm, as its batch script left it.

@@ -70,8 +70,14 @@ pub fn step(settings: &Settings, srun: &Path, task: &Task, rank_script: &Path, w
 
 /// By which a job is found again: who submitted it, and for which folder.
 pub fn comment(executor: &str, folder: &Path) -> String {
-    let folder = folder.file_name().unwrap_or_default().to_string_lossy();
-    format!("pollinator/{executor}/{folder}")
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    format!("{}{name}", ours(executor, folder.parent().unwrap_or(folder)))
+}
+
+/// How the comments of all jobs of an executor begin. Two of one name have other folders.
+pub fn ours(executor: &str, jobs_dir: &Path) -> String {
+    let place = blake3::hash(jobs_dir.as_os_str().as_encoded_bytes()).to_hex();
+    format!("pollinator/{executor}/{}/", &place[..12])
 }
 
 /// Cores of one process; none where nothing is said.
@@ -151,7 +157,6 @@ mod tests {
         });
         for word in [
             "--job-name=ab12",
-            "--comment=pollinator/lumi/job",
             "--partition=standard",
             "--account=project_1",
             "--qos=high",
@@ -167,6 +172,13 @@ mod tests {
         ] {
             has(&words, word);
         }
+    }
+
+    #[test]
+    fn two_executors_of_one_name_know_their_own_jobs() {
+        let (one, other) = (comment("lumi", Path::new("/a/p-1")), comment("lumi", Path::new("/b/p-1")));
+        assert_ne!(one, other);
+        assert_eq!(one.strip_prefix(&ours("lumi", Path::new("/a"))), Some("p-1"));
     }
 
     #[test]
