@@ -492,21 +492,18 @@ async fn a_job_whose_folder_is_gone_is_ended_at_the_next_start() {
     let rig = rig().await;
     let running = rig.start_with(with(settings()));
     let lost = rig.submit("echo ready; sleep 300", &[]).await;
-    let kept = rig.submit("echo ready; sleep 300", &[]).await;
-    for id in [&lost, &kept] {
-        rig.until(id, "ready", |_, log| log.contains("ready")).await;
-    }
+    rig.until(&lost, "ready", |p, log| log.contains("ready") && p.attribute("SLURM-JOBID").is_some()).await;
     let job = rig.user.process(&lost).await.unwrap().attribute("SLURM-JOBID").unwrap().to_owned();
     running.kill();
-    // The journal and the folder of the one are lost.
+    // All that the executor knew is lost, but its disk is there.
+    rig.user.cancel(&lost).await.unwrap();
     let state = rig.folder.path().join("executor");
     std::fs::remove_dir_all(state.join(format!("jobs/{lost}-1"))).unwrap();
+    std::fs::create_dir(state.join("jobs/another")).unwrap();
     for file in ["executor.db", "executor.db-wal", "executor.db-shm"] {
         _ = std::fs::remove_file(state.join(file));
     }
-    rig.user.cancel(&lost).await.unwrap();
     let running = rig.start_with(with(settings()));
     lab::until("its end", || slurm().ask("squeue", &["-h", "-j", &job, "-o", "%T"]).trim() != "RUNNING");
-    rig.user.cancel(&kept).await.unwrap();
     running.stop().await;
 }

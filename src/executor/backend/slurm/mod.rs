@@ -88,7 +88,11 @@ impl SlurmEngine {
             Containers::Apptainer => Some(Images::new(settings.images.clone(), &around.state_dir)?),
             Containers::None => None,
         };
-        tokio::spawn(sweep(cluster.programs().clone(), request::ours(&around.name, &around.jobs_dir), around.jobs_dir.clone()));
+        // Where there is no folder at all, the disk may be missing.
+        if std::fs::read_dir(&around.jobs_dir).is_ok_and(|mut folders| folders.next().is_some()) {
+            let ours = request::ours(&around.name, &around.jobs_dir);
+            tokio::spawn(sweep(cluster.programs().clone(), ours, around.jobs_dir.clone()));
+        }
         Ok(SlurmEngine { settings, executor: around.name.clone(), cluster, images, growth: around.growth.clone() })
     }
 
@@ -345,12 +349,8 @@ async fn in_image(images: &Images, task: &Task) -> Result<Vec<String>, Failure> 
     words.into_iter().map(text).collect()
 }
 
-/// Ends jobs of this executor whose folders are gone: nobody will hear of their end. Where there is no folder at all, the
-/// disk may be missing, and nothing is ended.
+/// Ends jobs of this executor whose folders are gone: nobody will hear of their end.
 async fn sweep(programs: Programs, ours: String, jobs_dir: PathBuf) {
-    if std::fs::read_dir(&jobs_dir).map_or(true, |mut folders| folders.next().is_none()) {
-        return;
-    }
     let words = ["--noheader", "--states=PENDING,RUNNING,SUSPENDED", "--format=%A|%k"].map(OsString::from);
     let said = match programs.run("squeue", words).await {
         Ok(said) => said,
