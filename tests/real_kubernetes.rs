@@ -435,6 +435,7 @@ fn manifests_fit_the_published_schemas() {
         state_dir: at.clone(),
         jobs_dir: at.join("jobs"),
         fs_dir: at.join("fs"),
+        growth: pollinator::executor::growth::Growth::new(),
         shutdown: tokio_util::sync::CancellationToken::new(),
     };
     let settings = Settings {

@@ -47,6 +47,7 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         let parts = Parts {
             colony: &colony,
             executors: &executors,
+            queue: false,
             snapshot_id: &snapshot_id,
             snapshot_label: &snapshot_label,
             run_id: &run_id,
