@@ -73,10 +73,8 @@ async fn a_project_runs_on_a_node_and_its_results_come_back() {
     succeeded(&process, &log);
     assert_eq!(own(&log), "input\n");
     let job = process.attribute("SLURM-JOBID").unwrap();
-    assert!(
-        slurm().ask("sacct", &["-n", "-P", "-X", "-j", job, "-o", "JobName"]).trim() == id,
-        "the job's name is the process id"
-    );
+    assert_eq!(slurm().ask("squeue", &["-h", "-t", "all", "-j", job, "-o", "%j"]).trim(), id, "the job's name");
+    assert!(matches!(process.attribute("NODES"), Some("n1" | "n2")), "{:?}", process.attribute("NODES"));
     assert!(process.attribute("HOME").is_some());
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("out.txt")), "out\n");

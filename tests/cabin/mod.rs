@@ -113,15 +113,16 @@ pub fn podman() -> Engine {
 }
 
 fn settings(flavour: Flavour, program: PathBuf, global_options: Vec<String>) -> Settings {
-    let mut settings = Settings::default();
-    settings.engine = Some(flavour);
-    settings.program = Some(program);
-    settings.global_options = global_options;
-    // Limits cannot be raised on machines that withhold the right to.
-    settings.run_options = vec!["--ulimit=nofile=4096:4096".into(), "--ulimit=nproc=4096:4096".into()];
-    settings.network = Some("host".into());
-    settings.interval_ms = 500;
-    settings
+    Settings {
+        engine: Some(flavour),
+        program: Some(program),
+        global_options,
+        // Limits cannot be raised on machines that withhold the right to.
+        run_options: vec!["--ulimit=nofile=4096:4096".into(), "--ulimit=nproc=4096:4096".into()],
+        network: Some("host".into()),
+        interval_ms: 500,
+        ..Settings::default()
+    }
 }
 
 /// A docker daemon of this test's own, with its containerd; both end with it.

@@ -16,7 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// Where a container sees the folder that [`write`] makes.
+/// Where a container sees the folder that [`write()`] makes.
 pub const INSIDE: &str = "/.pollinator";
 /// The script's name in that folder.
 pub const SCRIPT: &str = "run";

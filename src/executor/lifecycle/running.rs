@@ -27,6 +27,9 @@ use tokio::task::JoinHandle;
 /// Pause before a log that the server refused is offered again, where the process is ours all the same.
 const LOG_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long the last news of a job may take to reach the colony, before its end is dealt with.
+const TELLING: Duration = Duration::from_secs(5);
+
 /// Why the run phase ends.
 enum End {
     Ended(Ending),
@@ -60,9 +63,14 @@ impl Attempt {
         let refused = Arc::new(Notify::new());
         let log = Owned(tokio::spawn(self.stream(task).keep_on(watched, refused.clone())));
         let facts = watch::Sender::new(Facts::default());
-        let _told = Owned(tokio::spawn(self.teller(task).tell(facts.subscribe())));
+        let mut told = Owned(tokio::spawn(self.teller(task).tell(facts.subscribe())));
         let end = self.until_end(task, &handle, &facts, &refused).await?;
         let engine = self.host.engine.clone();
+        if matches!(end, End::Ended(_)) {
+            // Of a short job, too, it is known where it ran.
+            drop(facts);
+            _ = tokio::time::timeout(TELLING, &mut told.0).await;
+        }
         match &end {
             End::Leave => return Ok(Go::Leave),
             // Those that the end left behind: children in the background, the others of several.

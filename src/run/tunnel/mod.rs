@@ -1,7 +1,7 @@
 //! A tunnel from a port of this machine to a port of the node where a process runs, by the system's own `ssh`.
 //!
 //! Whoever can `ssh` to a place without a question can have a tunnel through it: configuration, known hosts and agent are the
-//! user's. [`argv`] says what `ssh` is told, [`nodes`] which node is meant, [`said`] what it answers, [`keeper`] keeps it running.
+//! user's. `argv` says what `ssh` is told, `nodes` which node is meant, `said` what it answers, `keeper` keeps it running.
 
 mod argv;
 mod keeper;

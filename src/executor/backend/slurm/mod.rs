@@ -54,6 +54,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// In a job's folder: the nodes it runs on, as its batch script found them.
+const NODES: &str = "payload/nodes";
 /// The attribute that names the job at Slurm.
 const JOB_ID: &str = "SLURM-JOBID";
 /// How long a status may take from a node to here, through a network file system, after Slurm said that the job ended.
@@ -202,15 +204,19 @@ impl SlurmEngine {
         statuses::ending(&task.folder, &payload::folder(&task.folder), task.job.processes())
     }
 
-    fn tell(&self, handle: &Handle, report: Option<&Report>, facts: &watch::Sender<Facts>) {
+    fn tell(&self, task: &Task, handle: &Handle, report: Option<&Report>, facts: &watch::Sender<Facts>) {
         let mut known = Facts {
             job_id: Some((JOB_ID.into(), handle.0.clone())),
             home: self.settings.home.clone().or_else(|| std::env::var("HOME").ok()),
             ..Facts::default()
         };
+        // The batch script says it at once, Slurm when it is asked next.
+        known.nodes = named(&task.folder);
         if let Some(report) = report {
-            known.waiting = report.waiting();
-            known.nodes = if report.phase() == Phase::Waiting { Vec::new() } else { report.nodes.clone() };
+            known.waiting = report.waiting().filter(|_| known.nodes.is_empty());
+            if known.nodes.is_empty() && report.phase() != Phase::Waiting {
+                known.nodes = report.nodes.clone();
+            }
         }
         facts.send_if_modified(|facts| std::mem::replace(facts, known.clone()) != known);
     }
@@ -218,7 +224,7 @@ impl SlurmEngine {
     /// Files whose coming or growing may be the end.
     fn signs(&self, task: &Task) -> Vec<PathBuf> {
         let ranks = (0..task.job.processes()).map(|r| task.folder.join(format!("status.{r}")));
-        ranks.chain(["status", "jobid"].map(|name| task.folder.join(name))).collect()
+        ranks.chain(["status", "jobid", NODES].map(|name| task.folder.join(name))).collect()
     }
 }
 
@@ -290,7 +296,7 @@ impl Engine for SlurmEngine {
         let mut began = false;
         loop {
             let report = follower.now();
-            self.tell(handle, report.as_ref(), facts);
+            self.tell(task, handle, report.as_ref(), facts);
             if let Some(ending) = self.ending(task) {
                 return Ok(self.judge(task, ending, &mut follower).await);
             }
@@ -374,6 +380,12 @@ async fn sweep(programs: Programs, ours: String, jobs_dir: PathBuf) {
 /// The job's id at Slurm, as its batch script left it.
 fn introduced(folder: &Path) -> Option<u64> {
     std::fs::read_to_string(folder.join("jobid")).ok()?.strip_suffix('\n')?.parse().ok()
+}
+
+/// The nodes that the job runs on, as its batch script left them; none where it did not yet.
+fn named(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join(NODES)).unwrap_or_default();
+    text.strip_suffix('\n').map(hostlist::expand).unwrap_or_default()
 }
 
 fn job_number(handle: &Handle) -> Result<u64, Failure> {
