@@ -78,8 +78,9 @@ async fn nobody_escapes_from_a_group() {
     assert_eq!(process.state, ProcessState::Success, "{log}");
     rig.sync(Tree::Result).await;
     let pid = read(rig.tree("result").join("pid"));
-    let alive = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(|s| s.contains("(sleep)"));
-    assert!(!alive, "{pid} is left");
+    // One that is dead may still wait to be noticed by the machine's first process.
+    let alive = |stat: String| stat.contains("(sleep)") && !stat.contains(") Z ");
+    assert!(!std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).is_ok_and(alive), "{pid} is left");
     running.stop().await;
 }
 
