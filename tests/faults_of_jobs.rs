@@ -182,6 +182,9 @@ for n in range(1000):
     sys.stdout.write(''.join(f'{n * 1000 + m:09d} ' + 'x' * 89 + '\\n' for m in range(1000)))
 ";
     let folder = lab.project("p", python);
+    // A slow disk may take longer than the usual walltime: each message is written down before it is sent.
+    let settings = std::fs::read_to_string(folder.join("project.yaml")).unwrap();
+    std::fs::write(folder.join("project.yaml"), settings.replace("walltime: 100", "walltime: 900")).unwrap();
     let mut child = lab.command(["run", "--follow"]);
     child.current_dir(&folder).stdout(Stdio::piped()).stderr(std::fs::File::create(folder.join("stderr")).unwrap());
     let mut child = Killed(child.spawn().unwrap());
