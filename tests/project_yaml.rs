@@ -203,8 +203,11 @@ fn unknown_keys_are_named_with_the_nearest_and_their_line() {
         "unknown key `docker` at project.yaml:6:3 is not used; did you mean `docker`, below `environment`?"
     );
     assert_eq!(warned(format!("{WHOLE}zzz: 1\n"))[0], "unknown key `zzz` at project.yaml:19:1 is not used");
-    let later = format!("{WHOLE}agent:\n  onSave: sync\nsweep:\n  lr: [1]\n");
-    assert!(warned(later.replace("  nodes: 2\n", "  nodes: 2\n  array: 4\n")).is_empty());
+    let sweep = format!("{WHOLE}agent:\n  onSave: sync\nsweep:\n  lr: [1]\n");
+    let array = |text: &str| text.replace("  nodes: 2\n", "  nodes: 2\n  array: 4\n");
+    assert_eq!((warned(sweep.clone()).len(), warned(array(WHOLE)).len()), (0, 0));
+    let both = read(array(&sweep).as_bytes()).unwrap_err().to_string();
+    assert!(both.contains("`array` and `sweep` cannot stand in one file"), "{both}");
 }
 
 #[test]
