@@ -6,6 +6,7 @@
 #   scripts/bench.sh --scale 0.01           a smoke run of two minutes with the build
 #   scripts/bench.sh byte insert scattered  only these cases
 #   scripts/bench.sh agent                  the agent, beside watchman with rclone: ten minutes
+#   scripts/bench.sh executor               an executor on a Slurm cluster of this machine: a quarter of an hour, 10 GiB of memory
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [ "${1:-}" = agent ]; then
@@ -13,6 +14,11 @@ if [ "${1:-}" = agent ]; then
     scripts/parts.sh peers
     scripts/parts.sh watchman
     exec cargo bench --locked --bench agent -- "$@"
+fi
+if [ "${1:-}" = executor ]; then
+    shift
+    scripts/parts.sh slurm
+    exec cargo bench --locked --bench executor -- "$@"
 fi
 scripts/parts.sh weed
 scripts/parts.sh peers

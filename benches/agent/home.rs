@@ -1,5 +1,7 @@
 //! An empty home folder with an agent and a local colony, which end with it.
 
+#![allow(dead_code)] // Each program that measures uses another part of it.
+
 use pollinator::colonies::Client;
 use pollinator::config::Settings;
 use pollinator::config::Sources;
@@ -23,6 +25,23 @@ pub struct Usage {
     pub resident: u64,
     pub peak: u64,
     pub cpu: Duration,
+    /// Of programs that it started, and that have ended.
+    pub children: Duration,
+}
+
+impl Usage {
+    /// Of a running process.
+    pub fn of(pid: u64) -> Usage {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let kib = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks = |at: usize| Duration::from_millis(10 * (fields[at].parse::<u64>().unwrap() + fields[at + 1].parse::<u64>().unwrap()));
+        Usage { resident: kib("VmRSS:"), peak: kib("VmHWM:"), cpu: ticks(11), children: ticks(13) }
+    }
 }
 
 impl fmt::Display for Usage {
@@ -39,7 +58,8 @@ impl Home {
         home
     }
 
-    fn command(&self, program: &str, arguments: &[&str]) -> Command {
+    /// A program with nothing in its environment but this home.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         command.env("HOME", self.folder.path()).env("POLLINATOR_STATE_DIR", self.folder.path().join("state"));
@@ -47,7 +67,8 @@ impl Home {
         command
     }
 
-    fn run(&self, program: &str, arguments: &[&str]) -> Output {
+    /// Runs such a program to its end, which must be a good one.
+    pub fn run(&self, program: &str, arguments: &[&str]) -> Output {
         let output = self.command(program, arguments).output().unwrap();
         assert!(matches!(output.status.code(), Some(0 | 1)), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         output
@@ -124,21 +145,18 @@ impl Home {
     pub fn usage(&self) -> Usage {
         let all: Value = serde_json::from_slice(&self.agent(&["status", "--json"]).stdout).unwrap();
         let pid = all["agent"]["pid"].as_u64().unwrap();
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-        let kib = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
-        };
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-        Usage { resident: kib("VmRSS:"), peak: kib("VmHWM:"), cpu: Duration::from_millis(ticks * 10) }
+        Usage::of(pid)
+    }
+
+    /// Variables by which programs find the local colony, as its user.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let output = self.run(env!("CARGO_BIN_EXE_pollinator"), &["colony", "env", "--json"]);
+        serde_json::from_slice(&output.stdout).unwrap()
     }
 
     /// Settings of the local colony, as its user.
     pub fn settings(&self) -> Settings {
-        let output = self.run(env!("CARGO_BIN_EXE_pollinator"), &["colony", "env", "--json"]);
-        let mut environment: BTreeMap<String, String> = serde_json::from_slice(&output.stdout).unwrap();
+        let mut environment = self.environment();
         environment.insert("HOME".into(), self.folder.path().display().to_string());
         environment.insert("POLLINATOR_STATE_DIR".into(), self.folder.path().join("state").display().to_string());
         pollinator::config::load(&Sources { environment, profile: None }).unwrap()

@@ -234,16 +234,33 @@ async fn executors(connection: &Connection, project: &Project, options: &Options
         Some(name) => vec![name.clone()],
         None => project.settings.executor_names.clone(),
     };
-    let there = connection.client().executors().await?;
-    let there: Vec<Executor> = there.into_iter().filter(|e| e.state == EXECUTOR_APPROVED).collect();
-    let may = |e: &&Executor| e.executortype == spec::EXECUTOR_TYPE && (names.is_empty() || names.contains(&e.executorname));
-    let takers: Vec<&Executor> = there.iter().filter(may).collect();
-    let queue = !takers.is_empty() && takers.iter().all(|e| has_queue(e));
+    let there = approved(connection).await?;
+    let queue = have_queue(&there, &names);
     let available: Vec<String> = there.iter().map(|e| e.executorname.clone()).collect();
     if names.is_empty() || names.iter().any(|name| available.contains(name)) {
         return Ok(Takers { names, queue });
     }
     Err(Error::NoExecutor { names, colony: connection.client().colony().into(), available })
+}
+
+async fn approved(connection: &Connection) -> Result<Vec<Executor>, Error> {
+    let there = connection.client().executors().await?;
+    Ok(there.into_iter().filter(|e| e.state == EXECUTOR_APPROVED).collect())
+}
+
+/// Whether all executors that may take a run for these names (none: whoever comes) are ours and have a queue of their own:
+/// [`Parts::queue`] for who makes a specification without submitting it.
+///
+/// # Errors
+/// The colony does not answer.
+pub async fn takers_have_queue(connection: &Connection, names: &[String]) -> Result<bool, Error> {
+    Ok(have_queue(&approved(connection).await?, names))
+}
+
+fn have_queue(there: &[Executor], names: &[String]) -> bool {
+    let may = |e: &&Executor| e.executortype == spec::EXECUTOR_TYPE && (names.is_empty() || names.contains(&e.executorname));
+    let mut takers = there.iter().filter(may).peekable();
+    takers.peek().is_some() && takers.all(has_queue)
 }
 
 /// Whether an executor is ours and its jobs wait in the queue of a cluster. Such an executor takes any `maxexectime`, and

@@ -1,4 +1,6 @@
-//! A Slurm cluster of our own: two virtual nodes with accounting, one for the whole test program, gone with it.
+//! A Slurm cluster of our own: two virtual nodes with accounting, one for the whole program, gone with it.
+
+#![allow(dead_code)] // Each program uses another part of it.
 
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -12,12 +14,13 @@ use std::sync::OnceLock;
 pub struct Slurm {
     root: PathBuf,
     port: u16,
+    cpus: u32,
 }
 
 /// The cluster, started when it is asked for first.
 pub fn slurm() -> &'static Slurm {
     static CLUSTER: OnceLock<Slurm> = OnceLock::new();
-    CLUSTER.get_or_init(Slurm::start)
+    CLUSTER.get_or_init(|| Slurm::start(8))
 }
 
 fn script() -> PathBuf {
@@ -25,9 +28,10 @@ fn script() -> PathBuf {
 }
 
 impl Slurm {
-    fn start() -> Slurm {
+    /// A cluster whose nodes say that they have so many CPUs each, and 500 MiB for each.
+    pub fn start(cpus: u32) -> Slurm {
         let root = tempfile::tempdir().unwrap().keep();
-        let slurm = Slurm { root, port: free_ports() };
+        let slurm = Slurm { root, port: free_ports(), cpus };
         // Waits until this process is gone, however it went: then its end of the pipe closes.
         let mut keeper = Command::new("/bin/sh");
         keeper.args(["-c", "cat >/dev/null; \"$0\" down; rm -rf \"$1\""]).arg(script()).arg(&slurm.root);
@@ -44,7 +48,8 @@ impl Slurm {
 
     fn settings(&self, command: &mut Command) {
         command.env("SLURM_ROOT", &self.root).env("SLURM_PORT", self.port.to_string());
-        command.env("SLURM_CPUS", "8").env("SLURM_MEM", "4000").env("SLURM_CONF", self.root.join("slurm.conf"));
+        command.env("SLURM_CPUS", self.cpus.to_string()).env("SLURM_MEM", (500 * self.cpus).to_string());
+        command.env("SLURM_CONF", self.root.join("slurm.conf"));
     }
 
     fn command(&self, program: &str, words: &[&str]) -> Output {
@@ -56,6 +61,11 @@ impl Slurm {
         command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
         let status = command.status().unwrap();
         Output { status, stdout: whole(out), stderr: whole(err) }
+    }
+
+    /// Where its settings and its daemons' files are.
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// What a program of Slurm says.

@@ -31,15 +31,16 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let name = &project.settings.projectname;
     let points = points::of(&project.settings, points::MOST)?;
     let executors = args.executor.map_or_else(|| project.settings.executor_names.clone(), |name| vec![name]);
-    let (colony, snapshot_id, snapshot_label) = if args.dry_run {
-        (context.colony_name()?, spec::NO_SNAPSHOT.to_owned(), spec::label(name, Tree::Src))
+    let (colony, queue, snapshot_id, snapshot_label) = if args.dry_run {
+        (context.colony_name()?, false, spec::NO_SNAPSHOT.to_owned(), spec::label(name, Tree::Src))
     } else {
         let connection = context.connect().await?;
+        let queue = run::submission::takers_have_queue(&connection, &executors).await?;
         let events = context.events();
         let _lock = run::submission::lock(&connection, &project, &events).await?;
         let report = trees::bring_over(&connection, &project, &TreeOptions::default(), &events).await?;
         let frozen = trees::freeze(&connection, &project, &report.src).await?;
-        (connection.client().colony().to_owned(), frozen.snapshot_id, frozen.label)
+        (connection.client().colony().to_owned(), queue, frozen.snapshot_id, frozen.label)
     };
     // It is none of our runs, but where each run has its own folder for results, it needs one, too.
     let run_id = if args.dry_run { spec::NO_RUN.to_owned() } else { run::submission::new_run_id()? };
@@ -47,7 +48,7 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         let parts = Parts {
             colony: &colony,
             executors: &executors,
-            queue: false,
+            queue,
             snapshot_id: &snapshot_id,
             snapshot_label: &snapshot_label,
             run_id: &run_id,

@@ -221,7 +221,7 @@ impl Attempt {
         let (reason, rank) = match end {
             End::Ended(Ending::Exited { status: 0, .. }) => return self.decide(Fate::Success, Vec::new()),
             End::Ended(Ending::Exited { status, rank, in_init, because }) => {
-                let exit = exit_reason(status, rank, in_init);
+                let exit = exit_reason(status, rank, in_init, self.host.engine.needs_image());
                 (because.map_or(exit.clone(), |because| format!("{because}; {exit}")), rank)
             }
             End::Ended(Ending::Stopped { reason }) => (reason, None),
@@ -285,14 +285,15 @@ async fn until(limit: Option<Duration>) {
 }
 
 /// An exit status for a person.
-fn exit_reason(status: i32, rank: Option<u32>, in_init: bool) -> String {
+fn exit_reason(status: i32, rank: Option<u32>, in_init: bool, in_image: bool) -> String {
     let who = match (rank, in_init) {
         (Some(rank), _) => format!("process {rank} ended with "),
         (None, true) => "init-cmd failed with ".into(),
         (None, false) => String::new(),
     };
     let more = match status {
-        127 => " (command not found: is the program installed on the machine that the executor runs on?)".to_owned(),
+        127 if in_image => " (command not found: does the image have the program, in its PATH?)".to_owned(),
+        127 => " (command not found: is the program installed on the machine where the job runs?)".to_owned(),
         126 => " (the command is there but cannot be executed: is its executable bit set?)".to_owned(),
         129..=192 => format!(" (killed by signal {}{})", status - 128, signal_name(status - 128)),
         _ => String::new(),
@@ -322,10 +323,11 @@ mod tests {
 
     #[test]
     fn statuses_for_a_person() {
-        assert_eq!(exit_reason(3, None, false), "exit status 3");
-        assert_eq!(exit_reason(139, None, false), "exit status 139 (killed by signal 11, SIGSEGV)");
-        assert!(exit_reason(127, None, true).starts_with("init-cmd failed with exit status 127 (command not found"));
-        assert_eq!(exit_reason(1, Some(2), false), "process 2 ended with exit status 1");
+        assert_eq!(exit_reason(3, None, false, false), "exit status 3");
+        assert_eq!(exit_reason(139, None, false, true), "exit status 139 (killed by signal 11, SIGSEGV)");
+        assert!(exit_reason(127, None, true, false).starts_with("init-cmd failed with exit status 127 (command not found"));
+        assert!(exit_reason(127, None, false, true).contains("does the image have the program"));
+        assert_eq!(exit_reason(1, Some(2), false, false), "process 2 ended with exit status 1");
     }
 
     #[test]

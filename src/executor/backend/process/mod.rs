@@ -43,15 +43,12 @@ use super::append;
 use super::environment;
 use super::payload;
 use super::statuses;
+use super::tries;
 use crate::executor::error::Error;
-use crate::executor::place::Inside;
-use crate::executor::spec::Command;
 use crate::executor::spec::Work;
 use async_trait::async_trait;
 use confine::Confine;
 use session::Session;
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -106,7 +103,10 @@ impl Engine for ProcessEngine {
             return Ok(Adopted::Started(handle));
         }
         let folder = task.folder.clone();
-        let Some(began) = blocking(move || settle(&folder)).await? else { return Ok(Adopted::Never) };
+        // The wrapper's first act is to make `began.N`, and it ends at once where somebody else was faster.
+        if !blocking(move || tries::began(&folder)).await? {
+            return Ok(Adopted::Never);
+        }
         let deadline = tokio::time::Instant::now() + INTRODUCTION;
         loop {
             if let Some(handle) = introduced(&task.folder) {
@@ -114,7 +114,7 @@ impl Engine for ProcessEngine {
             }
             if tokio::time::Instant::now() >= deadline {
                 // It began and died before its next line: watching will find nobody.
-                tracing::warn!(began = %began.display(), "a job began and left no process id");
+                tracing::warn!(folder = %task.folder.display(), "a job began and left no process id");
                 return Ok(Adopted::Started(Session::nobody().handle()));
             }
             tokio::time::sleep(LOOK).await;
@@ -155,12 +155,7 @@ impl Engine for ProcessEngine {
     }
 
     fn outputs(&self, task: &Task) -> Vec<Output> {
-        let mut outputs = vec![Output { path: task.log(), prefix: None }];
-        let size = task.job.processes();
-        if size > 1 {
-            outputs.extend((0..size).map(|r| Output { path: rank_log(&task.folder, r), prefix: Some(format!("[{r}] ")) }));
-        }
-        outputs
+        super::outputs(task)
     }
 }
 
@@ -170,33 +165,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
         Ok(done) => done,
         Err(e) => std::panic::resume_unwind(Box::new(format!("blocking work of the process backend: {e}"))),
     }
-}
-
-fn rank_log(folder: &Path, rank: u32) -> PathBuf {
-    folder.join(format!("log.{rank}"))
-}
-
-/// Makes a file that must not be there yet; false where it is.
-fn claim(path: &Path) -> Result<bool, Failure> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
-        Err(e) => Err(Failure::io("cannot write in the folder of the job", path)(e)),
-    }
-}
-
-/// The last try to start a job in this folder, where there was one.
-fn last_try(folder: &Path) -> Option<u32> {
-    (0..).take_while(|n| folder.join(format!("try.{n}")).exists()).last()
-}
-
-/// Settles whether the last try began: none where it did not, and now never will.
-///
-/// The wrapper's first act is to make `began.N`, and it ends at once where somebody else was faster.
-fn settle(folder: &Path) -> Result<Option<PathBuf>, Failure> {
-    let Some(n) = last_try(folder) else { return Ok(None) };
-    let began = folder.join(format!("began.{n}"));
-    Ok(if claim(&began)? { None } else { Some(began) })
 }
 
 /// The leader as the wrapper introduced itself, if it is still that process.
@@ -213,25 +181,22 @@ fn start(task: &Task, confine: &Confine) -> Result<Handle, Failure> {
         return Err(Failure::Unsupported { field: "funcname".into(), reason: "there is nothing to run".into() });
     };
     let folder = &task.folder;
-    let next = last_try(folder).map_or(0, |n| n + 1);
     let size = task.job.processes();
-    if size > 1 {
-        for rank in 0..size {
-            append(&rank_log(folder, rank))?;
-        }
+    for output in super::outputs(task) {
+        append(&output.path)?;
     }
-    let work_folder = work_folder(task)?;
+    let work_folder = environment::work_folder(task)?;
     let confined = confine.prepare(task)?;
     let log = append(&task.log())?;
     let both = log.try_clone().map_err(Failure::io("cannot open the output of the job", task.log()))?;
-    claim(&folder.join(format!("try.{next}")))?;
+    let next = tries::next(folder)?;
     let mut wrapper = std::process::Command::new("/bin/sh");
     wrapper.args(["-c", script::WRAPPER, "pollinator-job"]).arg(folder).arg(next.to_string());
     wrapper.args(["-c", script::INNER, "sh"]).arg(folder);
     let (command, variables) = match confined.sees_mount_point() {
         // As it stands: the folders are where it says.
         true => (command.clone(), environment::on_host(&Task { fs_dir: PathBuf::from(&task.job.mount), ..task.clone() })),
-        false => (localized(task, command), environment::on_host(task)),
+        false => (environment::localized(task, command), environment::on_host(task)),
     };
     wrapper.args([&command.init, &size.to_string(), &payload::with_arguments(&command.cmd, !command.args.is_empty())]);
     wrapper.args(&command.args).env_clear().envs(variables).current_dir(&work_folder);
@@ -245,32 +210,6 @@ fn start(task: &Task, confine: &Confine) -> Result<Handle, Failure> {
     let session = Session::of(child.id() as i32);
     session::reap(child);
     Ok(session.handle())
-}
-
-/// The command with the mount point replaced by the real folder.
-fn localized(task: &Task, command: &Command) -> Command {
-    let real = task.fs_dir.to_string_lossy();
-    let mount = &task.job.mount;
-    Command {
-        cmd: crate::executor::mount::in_shell(&command.cmd, mount, &real),
-        init: crate::executor::mount::in_shell(&command.init, mount, &real),
-        args: command.args.iter().map(|a| crate::executor::mount::in_word(a, mount, &real)).collect(),
-    }
-}
-
-/// The working folder, made where it is missing.
-fn work_folder(task: &Task) -> Result<PathBuf, Failure> {
-    if task.job.mount.is_empty() {
-        let own = task.folder.join("work");
-        std::fs::create_dir_all(&own).map_err(Failure::io("cannot make the working folder of the job", &own))?;
-        return Ok(own);
-    }
-    let project = environment::project_dir(task);
-    let below = Path::new(&project).strip_prefix(&task.fs_dir).ok().and_then(|p| Inside::read(&p.to_string_lossy()).ok());
-    match below {
-        Some(inside) => inside.make_below(&task.fs_dir).map_err(Failure::io("cannot make the project's folder", project)),
-        None => Ok(task.fs_dir.clone()),
-    }
 }
 
 /// The end, where the statuses decide it.

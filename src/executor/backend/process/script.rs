@@ -3,7 +3,7 @@
 
 /// Leads the session. Arguments: the job's folder, the number of the try, then the arguments of the inner shell.
 ///
-/// It claims the try (see `settle` beside), says which process it is, survives a polite signal to the session, and writes
+/// It claims the try (see [`super::super::tries`]), says which process it is, survives a polite signal to the session, and writes
 /// the inner shell's status. No external program is used: the job's own PATH may hold none.
 pub(super) const WRAPPER: &str = r#"
 pollinator_dir=$1

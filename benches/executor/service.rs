@@ -1,0 +1,159 @@
+//! The executor under measurement: a service of its own, whose way to the colony is counted and whose calls of Slurm's programs
+//! are written down.
+
+use crate::home::Home;
+use crate::home::Usage;
+use crate::proxy::Network;
+use crate::proxy::Proxy;
+use crate::proxy::Traffic;
+use crate::seconds;
+use crate::slurm::Slurm;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+pub const NAME: &str = "cluster";
+/// Of Slurm, called by the executor.
+const PROGRAMS: [&str; 5] = ["sbatch", "squeue", "scancel", "scontrol", "sacct"];
+
+pub struct Service {
+    folder: PathBuf,
+    proxy: Proxy,
+    child: Child,
+}
+
+/// When a program was called, since 1970.
+pub type Calls = Vec<Duration>;
+
+impl Service {
+    /// Starts it, and waits until it asks for work.
+    pub async fn start(home: &Home, cluster: &Slurm, slots: u32) -> Service {
+        let folder = home.path().join("executor");
+        std::fs::create_dir_all(folder.join("programs")).unwrap();
+        for program in PROGRAMS {
+            noting(&folder, program);
+        }
+        let mut variables = home.environment();
+        let server = format!("{}:{}", variables["COLONIES_SERVER_HOST"], variables["COLONIES_SERVER_PORT"]);
+        let proxy = Proxy::start(server, Arc::new(Network::default())).await;
+        variables.insert("COLONIES_SERVER_PORT".into(), proxy.port.to_string());
+        let settings = format!(
+            "[limits]\nslots = {slots}\n[slurm]\naccount = \"lab\"\ncontainers = \"none\"\ninterval = {}\nprograms = {:?}\n",
+            crate::INTERVAL,
+            folder.join("programs")
+        );
+        std::fs::write(folder.join("settings.toml"), settings).unwrap();
+        let words = ["executor", "start", "--backend", "slurm", "--name", NAME, "--config", "executor/settings.toml"];
+        let mut command = home.command(env!("CARGO_BIN_EXE_pollinator"), &words);
+        command.args(["--log", "executor/log"]).envs(variables).env("SLURM_CONF", cluster.root().join("slurm.conf"));
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let service = Service { folder, proxy, child };
+        let began = Instant::now();
+        while !service.log().contains("takes work") {
+            assert!(began.elapsed() < Duration::from_secs(60), "{}", service.log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        service
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    fn pid(&self) -> u64 {
+        u64::from(self.child.id())
+    }
+
+    pub fn usage(&self) -> Usage {
+        Usage::of(self.pid())
+    }
+
+    /// What has gone to and from the colony since this was asked last.
+    pub fn traffic(&self) -> Traffic {
+        self.proxy.take()
+    }
+
+    /// Connections to the colony that are open now.
+    pub fn connections(&self) -> usize {
+        let port = format!(":{:04X} 01 ", self.proxy.port);
+        let sockets: Vec<String> = std::fs::read_dir(format!("/proc/{}/fd", self.pid()))
+            .unwrap()
+            .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.display().to_string()))
+            .collect();
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let ours = |line: &&str| {
+            let inode = line.split_whitespace().nth(9).unwrap_or_default();
+            line.contains(&port) && sockets.contains(&format!("socket:[{inode}]"))
+        };
+        table.lines().filter(ours).count()
+    }
+
+    /// When a program of Slurm was called.
+    pub fn calls(&self, program: &str) -> Calls {
+        let noted = std::fs::read_to_string(self.folder.join(program)).unwrap_or_default();
+        noted.lines().map(|line| seconds(line).unwrap()).collect()
+    }
+
+    pub fn all_calls(&self) -> usize {
+        PROGRAMS.iter().map(|program| self.calls(program).len()).sum()
+    }
+
+    /// Where the job of a process writes.
+    pub async fn output_of(&self, process_id: &str) -> PathBuf {
+        let began = Instant::now();
+        loop {
+            let found = find(&self.folder.parent().unwrap().join("state"), process_id);
+            if let Some(folder) = found {
+                return folder.join("log");
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "no folder of the job of {process_id}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until it takes hardly any processor time for a while.
+    pub async fn until_calm(&self) {
+        let began = Instant::now();
+        loop {
+            let before = self.usage().cpu;
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            if self.usage().cpu - before < Duration::from_secs(2) {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(600), "it does not come to rest");
+        }
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// A folder whose name begins with this.
+fn find(at: &Path, name: &str) -> Option<PathBuf> {
+    let below: Vec<PathBuf> = std::fs::read_dir(at).ok()?.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
+    let named = |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(name);
+    below.iter().find(named).cloned().or_else(|| below.iter().find_map(|path| find(path, name)))
+}
+
+/// A program that notes when it was called, and goes on as the one of that name.
+fn noting(folder: &Path, program: &str) {
+    let path = folder.join("programs").join(program);
+    let text = format!("#!/bin/bash\necho $EPOCHREALTIME >> '{}'\nexec {program} \"$@\"\n", folder.join(program).display());
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// What the daemon of a node takes.
+pub fn slurmd(cluster: &Slurm) -> Usage {
+    let pid = std::fs::read_to_string(cluster.root().join("run/slurmd-n1.pid")).unwrap();
+    Usage::of(pid.trim().parse().unwrap())
+}
