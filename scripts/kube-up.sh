@@ -8,6 +8,7 @@
 #
 # Each may be repeated: what runs is left alone, what does not is started.
 # KUBE_ROOT (.test-parts/kube) holds its state. KUBE_BASE (26400) is the API's port; the eleven above it are taken, too.
+# KUBE_LOG_SIZE (1Mi) is the size at which the log of a container is rotated: small, so that tests see it.
 # Needs scripts/parts.sh kubernetes, and root. Images: localhost/busybox:1, made here; nothing is pulled from anywhere.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -144,7 +145,8 @@ authentication: {anonymous: {enabled: true}, webhook: {enabled: false}}
 authorization: {mode: AlwaysAllow}
 cgroupDriver: cgroupfs
 evictionHard: {nodefs.available: "1%"}
-containerLogMaxSize: ${KUBE_LOG_SIZE:-10Mi}
+containerLogMaxSize: ${KUBE_LOG_SIZE:-1Mi}
+containerLogMaxFiles: 5
 syncFrequency: 2s
 nodeStatusUpdateFrequency: 4s
 resolvConf: ""

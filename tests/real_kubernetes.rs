@@ -395,6 +395,50 @@ async fn two_thousand_lines_come_once_each_and_long_ones_whole() {
     running.stop().await;
 }
 
+/// The kubelet begins a new file at 1 MiB, looking every ten seconds, and gives out the newest only. A line takes some 46 bytes.
+#[tokio::test]
+async fn a_log_that_is_rotated_under_a_job_comes_whole_and_in_order() {
+    let lab = Lab::new().await;
+    let running = lab.start();
+    let cmd = format!("seq 1 24000; sleep 12; seq 24001 48000; sleep 12; seq 48001 72000; {}", gate("end"));
+    let id = lab.submit(&cmd, &[]).await;
+    let pod = lab.pods(&id, 1).await[0].metadata.name.clone().unwrap();
+    until("three rotations", async || {
+        let files = lab.kube.log_files(&pod, "process-0");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        (files.iter().filter(|name| name.starts_with("0.log.")).count() >= 3).then_some(())
+    })
+    .await;
+    lab.open("end");
+    let (process, log) = lab.rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    let want: String = (1..=72_000).map(|n| format!("{n}\n")).collect();
+    let other = log.lines().zip(1..).find(|(line, n)| *line != n.to_string());
+    assert!(log == want, "{} bytes and not {}; the first line that is another: {other:?}", log.len(), want.len());
+    running.stop().await;
+}
+
+/// Of a Job without pods only events say what it waits for.
+#[tokio::test]
+async fn a_full_quota_is_what_a_job_waits_for() {
+    let lab = Lab::new().await;
+    lab.kube.full_namespace("full").await;
+    let running = lab.start_with(|settings| settings.namespace = Some("full".into()));
+    let id = lab.submit("true", &[]).await;
+    let (process, log) = lab.rig.until(&id, "waiting is told", |_, log| log.contains("waiting: FailedCreate")).await;
+    let reason = process.attribute("WAITING-1").unwrap_or_default();
+    assert!(reason.starts_with("FailedCreate: exceeded quota: none, requested: pods=1"), "{reason}\n{log}");
+    assert_eq!(process.state, ProcessState::Running);
+    lab.rig.user.cancel(&id).await.unwrap();
+    let jobs: ::kube::Api<k8s_openapi::api::batch::v1::Job> = ::kube::Api::namespaced(lab.kube.admin().await, "full");
+    until("the Job is removed", async || {
+        let left = jobs.list(&ListParams::default()).await.unwrap().items;
+        left.is_empty().then_some(())
+    })
+    .await;
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn what_no_node_takes_waits_and_says_why() {
     let lab = Lab::new().await;

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::ResourceQuota;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::core::v1::ServiceAccount;
@@ -133,6 +134,36 @@ impl Kube {
         let admin_token = text.split("token: \"").nth(1).unwrap().split('"').next().unwrap();
         let text = text.replace(admin_token, &token).replace("user: admin}", &format!("user: admin, namespace: {NAMESPACE}}}"));
         std::fs::write(self.kubeconfig(), text).unwrap();
+    }
+
+    /// Another namespace, in which the executor has the same rights and no pod has room.
+    pub async fn full_namespace(&self, name: &str) {
+        let admin = self.admin().await;
+        create(&Api::<Namespace>::all(admin.clone()), json!({ "metadata": { "name": name } })).await;
+        for mut document in documents("examples/kubernetes/executor.yaml") {
+            document["metadata"]["namespace"] = name.into();
+            match document["kind"].as_str().unwrap() {
+                "Role" => create(&Api::<Role>::namespaced(admin.clone(), name), document).await,
+                "RoleBinding" => create(&Api::<RoleBinding>::namespaced(admin.clone(), name), document).await,
+                _ => {}
+            }
+        }
+        let quotas: Api<ResourceQuota> = Api::namespaced(admin.clone(), name);
+        create(&quotas, json!({ "metadata": { "name": "none" }, "spec": { "hard": { "pods": "0" } } })).await;
+        until("the quota holds", async || quotas.get("none").await.ok()?.status?.hard).await;
+        let accounts: Api<ServiceAccount> = Api::namespaced(admin, name);
+        until("the account of pods", async || accounts.get_opt("default").await.ok()?).await;
+    }
+
+    /// Names of the files that the node has of a container's log: the newest, and those that were rotated away.
+    pub fn log_files(&self, pod: &str, container: &str) -> Vec<String> {
+        let node = std::fs::read_to_string(self.root.join("node.pid")).unwrap();
+        // It has a file system of its own there.
+        let pods = std::fs::read_dir(format!("/proc/{}/root/var/log/pods", node.trim())).unwrap().flatten();
+        let start = format!("{NAMESPACE}_{pod}_");
+        let folders = pods.filter(|folder| folder.file_name().to_string_lossy().starts_with(&start));
+        let files = folders.flat_map(|folder| std::fs::read_dir(folder.path().join(container)).into_iter().flatten().flatten());
+        files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
     }
 
     /// A volume that is a folder of this machine, and the claim of it.

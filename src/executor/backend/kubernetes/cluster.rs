@@ -3,8 +3,13 @@
 use super::manifest::Objects;
 use super::names;
 use super::settings::Settings;
+use super::view;
 use crate::executor::backend::Failure;
+use k8s_openapi::api::authorization::v1::ResourceAttributes;
+use k8s_openapi::api::authorization::v1::SelfSubjectAccessReview;
+use k8s_openapi::api::authorization::v1::SelfSubjectAccessReviewSpec;
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
@@ -16,11 +21,19 @@ use kube::api::ListParams;
 use kube::api::PostParams;
 use kube::config::KubeConfigOptions;
 use kube::config::Kubeconfig;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Mutex;
 use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
 /// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(30);
+/// What was said about pods that are not made is believed for so long.
+const SAID: Duration = Duration::from_secs(8);
+/// Pause after the cluster did not let us ask.
+const UNSAID: Duration = Duration::from_secs(600);
 /// First minor version whose indexed Jobs are there to stay.
 const INDEXED_SINCE: u32 = 24;
 
@@ -29,8 +42,19 @@ pub struct Cluster {
     pub(super) jobs: Api<Job>,
     pub(super) pods: Api<Pod>,
     services: Api<Service>,
+    events: Api<Event>,
     client: Client,
+    namespace: String,
     indexed: OnceCell<bool>,
+    refusals: Mutex<Refusals>,
+}
+
+/// What is said about pods that are not made.
+#[derive(Default)]
+struct Refusals {
+    known: Arc<BTreeMap<String, String>>,
+    /// Not asked again before.
+    next: Option<Instant>,
 }
 
 impl Cluster {
@@ -47,9 +71,52 @@ impl Cluster {
             jobs: Api::namespaced(client.clone(), &namespace),
             pods: Api::namespaced(client.clone(), &namespace),
             services: Api::namespaced(client.clone(), &namespace),
+            events: Api::namespaced(client.clone(), &namespace),
             client,
+            namespace,
             indexed: OnceCell::new(),
+            refusals: Mutex::default(),
         })
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Whether we may do something in the namespace.
+    ///
+    /// # Errors
+    /// Those of the cluster.
+    pub async fn allows(&self, wish: ResourceAttributes) -> Result<bool, Failure> {
+        let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
+        let wish = ResourceAttributes { namespace: Some(self.namespace.clone()), ..wish };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(wish), ..SelfSubjectAccessReviewSpec::default() };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        let reviewed = answer("ask what we may do", reviews.create(&PostParams::default(), &review)).await?;
+        Ok(reviewed.status.is_none_or(|status| status.allowed))
+    }
+
+    /// Why Jobs get no pods, by their unique ids, in the words of the cluster: a quota is full, a policy refuses them. One
+    /// question for all jobs. Nothing is known where events may not be read: a job waits without a reason, then.
+    pub async fn refusals(&self) -> Arc<BTreeMap<String, String>> {
+        let mut refusals = self.refusals.lock().await;
+        if refusals.next.is_some_and(|next| Instant::now() < next) {
+            return refusals.known.clone();
+        }
+        let list = ListParams::default().fields(&format!("involvedObject.kind=Job,reason={}", view::NOT_MADE));
+        let pause = match answer("ask why pods are not made", self.events.list(&list)).await.map_err(Failure::from) {
+            Ok(events) => {
+                refusals.known = Arc::new(view::refusals(&events.items));
+                SAID
+            }
+            Err(error) => {
+                tracing::debug!(%error, "the cluster does not say why pods are not made");
+                if error.is_temporary() { SAID } else { UNSAID }
+            }
+        };
+        refusals.next = Some(Instant::now() + pause);
+        refusals.known.clone()
     }
 
     /// Whether the server knows indexed Jobs.

@@ -1,6 +1,7 @@
 //! The engine: makes the objects of a job, watches them, and takes them away.
 
 use super::cluster::Cluster;
+use super::durable;
 use super::follows;
 use super::follows::Follows;
 use super::hub::Hub;
@@ -9,6 +10,7 @@ use super::judge::Asked;
 use super::judge::State;
 use super::manifest::Maker;
 use super::manifest::Shape;
+use super::rights;
 use super::settings::Settings;
 use super::view::View;
 use super::volume::Volume;
@@ -29,6 +31,7 @@ use crate::executor::backend::statuses;
 use crate::executor::place::Inside;
 use crate::executor::spec::Work;
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -41,6 +44,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Statuses on the volume, and times that nobody tells of, are looked at so often.
 const LOOK: Duration = Duration::from_secs(10);
+/// After so long without its pods it is asked why a job gets none.
+const BARE: Duration = Duration::from_secs(5);
 /// How much longer than asked for pods may take to end.
 const TO_END: Duration = Duration::from_secs(60);
 /// In a job's folder: all its objects were made.
@@ -69,6 +74,7 @@ impl KubernetesEngine {
         let cluster = Arc::new(Cluster::new(&settings)?);
         let instance = instance(&around.state_dir).map_err(|failure| failure.to_string())?;
         let hub = Hub::start(cluster.clone(), &instance, around.jobs_dir.clone(), around.shutdown.clone());
+        tokio::spawn(rights::check(cluster.clone(), around.shutdown.clone()));
         // SAFETY: these calls cannot fail and touch no memory.
         let user = unsafe { (i64::from(libc::geteuid()), i64::from(libc::getegid())) };
         let maker = Maker { executor: around.name.clone(), instance, volume, settings, user };
@@ -86,9 +92,9 @@ impl KubernetesEngine {
         }
         let shape = Shape { nonce: random()?, indexed: self.cluster.knows_indexed_jobs().await? };
         let text = serde_json::to_vec(&shape).map_err(|e| unreadable()(e.into()))?;
-        let new = path.with_extension("new");
-        payload::private_file(&new, &text)?;
-        std::fs::rename(&new, &path).map_err(Failure::io("cannot write in the folder of the job", &path))?;
+        // Objects are made by it: without it they would be taken for another's.
+        durable::replace(&path, &text)?;
+        durable::settle(&path)?;
         Ok(shape)
     }
 
@@ -173,10 +179,12 @@ impl Engine for KubernetesEngine {
         let follows = self.follows(name, task);
         let mut views = self.hub.subscribe(name);
         let mut patience = Patience { limit: self.maker.settings.pull_patience(), ..Patience::default() };
+        let mut bare = Bare::default();
         let ending = loop {
             let view = views.borrow_and_update().clone();
             follows.update(&view)?;
-            let state = judged(task, &view);
+            let lacks_pods = judge::lacks_pods(&view, task.job.nodes);
+            let state = judged(task, &view, &*bare.refusals(&self.cluster, lacks_pods).await);
             if let Some(ending) = state.ending.clone() {
                 tell(facts, &state, None);
                 break ending;
@@ -272,6 +280,24 @@ impl Patience {
     }
 }
 
+/// How long a job has lacked pods.
+#[derive(Default)]
+struct Bare {
+    since: Option<Instant>,
+}
+
+impl Bare {
+    /// Why Jobs get no pods, by their unique ids: asked only where this one has lacked some for a while.
+    async fn refusals(&mut self, cluster: &Cluster, lacks_pods: bool) -> Arc<BTreeMap<String, String>> {
+        if !lacks_pods {
+            self.since = None;
+            return Arc::default();
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        if since.elapsed() < BARE { Arc::default() } else { cluster.refusals().await }
+    }
+}
+
 fn tell(facts: &watch::Sender<Facts>, state: &State, waiting: Option<String>) {
     facts.send_if_modified(|facts| {
         let nodes = if state.nodes.is_empty() { facts.nodes.clone() } else { state.nodes.clone() };
@@ -280,7 +306,7 @@ fn tell(facts: &watch::Sender<Facts>, state: &State, waiting: Option<String>) {
     });
 }
 
-fn judged(task: &Task, view: &View) -> State {
+fn judged(task: &Task, view: &View, refusals: &BTreeMap<String, String>) -> State {
     let folder = payload::folder(&task.folder);
     let asked = Asked {
         nodes: task.job.nodes,
@@ -289,6 +315,7 @@ fn judged(task: &Task, view: &View) -> State {
         memory: task.job.mem_mib,
         statuses: &|rank| statuses::read(&folder.join(format!("status.{rank}"))),
         began: &|rank| folder.join(format!("init-done.{rank}")).exists(),
+        refusals,
         now: jiff::Timestamp::now().as_second(),
     };
     judge::judge(view, &asked)
@@ -322,7 +349,8 @@ fn instance(state_dir: &Path) -> Result<String, Failure> {
         _ => {}
     }
     let made = random()?;
-    payload::private_file(&path, made.as_bytes())?;
+    durable::replace(&path, made.as_bytes())?;
+    durable::settle(&path)?;
     Ok(made)
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Lines wait so long for others before they are written.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(200);
 /// So many bytes are written at once, about.
 const BATCH: usize = 64 << 10;
 /// Records that are held back wait so long for the mark.
@@ -24,6 +24,14 @@ const QUIET: Duration = Duration::from_secs(2);
 /// A silent stream is opened anew after so long, and after longer and longer: kubelets have forgotten to follow.
 const SILENCE: Duration = Duration::from_secs(60);
 const LONGEST_SILENCE: Duration = Duration::from_secs(900);
+/// After so many bytes of a log it may be rotated at any time. Kubelets up to 1.27 or so then go on with the old file, where
+/// nothing more comes, and those of all versions look whether to rotate every ten seconds: what is not read until the next
+/// rotation is lost. So a stream is opened anew soon, so many times.
+const MUCH: usize = 256 << 10;
+const SOON: Duration = Duration::from_secs(4);
+const TIMES: u32 = 8;
+/// What a runtime writes beside a record, about.
+const FRAME: usize = 40;
 /// How long the server may take to open a stream.
 const OPENING: Duration = Duration::from_secs(30);
 /// Pauses before a log is asked for again.
@@ -47,6 +55,8 @@ pub enum Wanted {
 enum Read {
     /// It was read to where it ends at present.
     End,
+    /// Nothing more has come for long.
+    Silent,
     /// Something else is wanted now.
     Turned,
     /// There is no such log, and will not be.
@@ -69,6 +79,8 @@ pub struct Follower {
     pub recorder: Recorder,
     /// What is wanted.
     pub wanted: watch::Receiver<Wanted>,
+    /// The last stream did not break: what there was before a rotation was read.
+    pub was_open: bool,
 }
 
 impl Follower {
@@ -77,7 +89,7 @@ impl Follower {
         if self.recorder.is_whole() {
             return true;
         }
-        let (mut pause, mut silence, mut refusals) = (PAUSE, SILENCE, 0);
+        let (mut pause, mut silence, mut refusals) = (PAUSE, Silence::default(), 0);
         loop {
             let wanted = *self.wanted.borrow_and_update();
             let before = self.recorder.mark();
@@ -86,16 +98,18 @@ impl Follower {
                     Ok(()) => continue,
                     Err(_) => return false,
                 },
-                Wanted::Follow | Wanted::Finish => self.read(wanted, silence).await,
+                Wanted::Follow | Wanted::Finish => self.read(wanted, &mut silence).await,
             };
+            self.was_open = matches!(read, Ok(Read::End | Read::Silent | Read::Turned));
             let progress = self.recorder.mark() != before;
-            silence = if progress { SILENCE } else { (silence * 2).min(LONGEST_SILENCE) };
+            silence.take(progress);
             match read {
                 Ok(Read::End) if wanted == Wanted::Finish => {
-                    return self.recorder.finish().inspect_err(|error| self.complain(&error.to_string())).is_ok();
+                    let finished = self.record(Recorder::finish).await;
+                    return finished.inspect_err(|error| self.complain(&error.to_string())).is_ok();
                 }
                 Ok(Read::None) => return false,
-                Ok(Read::Turned) => continue,
+                Ok(Read::Turned | Read::Silent) => continue,
                 Ok(Read::End) => {}
                 Ok(Read::Broken(reason)) => self.complain(&reason),
                 Ok(Read::Refused(reason)) => {
@@ -123,14 +137,18 @@ impl Follower {
     }
 
     /// Reads the log from the last record.
-    async fn read(&mut self, wanted: Wanted, silence: Duration) -> Result<Read, Failure> {
+    async fn read(&mut self, wanted: Wanted, silence: &mut Silence) -> Result<Read, Failure> {
+        if !self.recorder.is_settled() {
+            self.record(Recorder::settle).await?;
+        }
         let mark = self.recorder.mark();
+        // In whole seconds, and stdout may stand behind stderr.
+        let since = mark.map(|mark| mark.time - 1_500_000_000).or(self.recorder.since());
         let params = LogParams {
             container: Some(self.container.clone()),
             follow: wanted == Wanted::Follow,
             timestamps: true,
-            // In whole seconds, and stdout may stand behind stderr.
-            since_time: mark.and_then(|mark| Timestamp::from_nanosecond(mark.time - 1_500_000_000).ok()),
+            since_time: since.and_then(|since| Timestamp::from_nanosecond(since).ok()),
             ..LogParams::default()
         };
         let pods = self.cluster.pods.clone();
@@ -149,15 +167,20 @@ impl Follower {
             Err(error) => return Ok(Read::Broken(chain(&error))),
         };
         let (mut decoder, mut resume) = (Decoder::default(), Resume::after(mark));
-        let mut batch = Batch::default();
+        // Without one that broke, all that came before a rotation was read.
+        let mut batch = Batch { tells_gap: !self.was_open, ..Batch::default() };
         let mut buffer = vec![0; 32 << 10];
         let read = loop {
             tokio::select! {
                 read = stream.read(&mut buffer) => match read {
                     Ok(0) => break Read::End,
                     Ok(length) => {
-                        let records = decoder.push(&buffer[..length]);
-                        batch.add(records.into_iter().flat_map(|record| resume.admit(record)));
+                        for record in decoder.push(&buffer[..length]) {
+                            batch.add(resume.admit(record), &mut resume);
+                        }
+                        if batch.read >= MUCH {
+                            silence.look_soon();
+                        }
                         if batch.size >= BATCH {
                             self.write(&mut batch).await?;
                         }
@@ -165,34 +188,82 @@ impl Follower {
                     Err(error) => break Read::Broken(chain(&error)),
                 },
                 () = sleep_until(batch.due) => self.write(&mut batch).await?,
-                () = tokio::time::sleep(QUIET), if resume.holds() => batch.add(resume.give_up().into_iter()),
-                () = tokio::time::sleep(silence), if wanted == Wanted::Follow => break Read::End,
+                () = tokio::time::sleep(QUIET), if resume.holds() => batch.add(resume.give_up(), &mut resume),
+                () = tokio::time::sleep(silence.limit()), if wanted == Wanted::Follow => break Read::Silent,
                 changed = self.wanted.changed() => if changed.is_err() || *self.wanted.borrow() != wanted { break Read::Turned },
             }
         };
         // While a container runs its line may go on; after its end it does not.
         if wanted == Wanted::Finish && matches!(read, Read::End) {
-            batch.add(decoder.finish().into_iter().flat_map(|record| resume.admit(record)));
+            let last = decoder.finish().map(|record| resume.admit(record));
+            batch.add(last.unwrap_or_default(), &mut resume);
         }
-        batch.add(resume.give_up().into_iter());
+        batch.add(resume.give_up(), &mut resume);
         self.write(&mut batch).await?;
         match decoder.foreign.pop() {
-            Some(message) if matches!(read, Read::End) => Ok(Read::Refused(message)),
+            Some(message) if matches!(read, Read::End | Read::Silent) => Ok(Read::Refused(message)),
             _ => Ok(read),
         }
     }
 
     async fn write(&mut self, batch: &mut Batch) -> Result<(), Failure> {
-        let records = std::mem::take(batch).records;
+        let (records, gap) = batch.empty();
+        self.record(move |recorder| recorder.write(&records, gap)).await
+    }
+
+    /// Has the recorder do something. The volume may be slow.
+    async fn record<F>(&mut self, work: F) -> Result<(), Failure>
+    where
+        F: FnOnce(&mut Recorder) -> Result<(), Failure> + Send + 'static,
+    {
         let mut recorder = self.recorder.clone();
-        // The volume may be slow.
-        let written = tokio::task::spawn_blocking(move || recorder.write(&records).map(|()| recorder)).await;
-        match written {
-            Ok(recorder) => self.recorder = recorder?,
+        let done = tokio::task::spawn_blocking(move || {
+            let done = work(&mut recorder);
+            (recorder, done)
+        });
+        match done.await {
+            // Also where it failed: it knows that it has to be settled.
+            Ok((recorder, done)) => {
+                self.recorder = recorder;
+                done
+            }
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => return Err(Failure::Unanswered { what: "write the log".into(), reason: error.to_string() }),
+            Err(error) => Err(Failure::Unanswered { what: "write the log".into(), reason: error.to_string() }),
         }
-        Ok(())
+    }
+}
+
+/// How long a silent stream is believed.
+struct Silence {
+    usual: Duration,
+    /// So many more times not so long.
+    soon: u32,
+}
+
+impl Default for Silence {
+    fn default() -> Silence {
+        Silence { usual: SILENCE, soon: 0 }
+    }
+}
+
+impl Silence {
+    fn limit(&self) -> Duration {
+        if self.soon > 0 { SOON } else { self.usual }
+    }
+
+    /// Much was read.
+    fn look_soon(&mut self) {
+        self.soon = TIMES;
+    }
+
+    /// A stream has ended, and brought something or nothing.
+    fn take(&mut self, progress: bool) {
+        self.usual = match (progress, self.soon) {
+            (true, _) => SILENCE,
+            (false, 0) => (self.usual * 2).min(LONGEST_SILENCE),
+            (false, _) => self.usual,
+        };
+        self.soon = self.soon.saturating_sub(1);
     }
 }
 
@@ -202,15 +273,29 @@ struct Batch {
     records: Vec<Record>,
     size: usize,
     due: Option<Instant>,
+    /// Of this batch and those before it, in the log.
+    read: usize,
+    /// Whether it is told that records are missing.
+    tells_gap: bool,
+    /// They are missing before the first.
+    gap: bool,
 }
 
 impl Batch {
-    fn add(&mut self, records: impl Iterator<Item = Record>) {
+    fn add(&mut self, records: Vec<Record>, resume: &mut Resume) {
+        self.gap |= resume.take_gap() && self.tells_gap;
         for record in records {
             self.size += record.bytes.len();
+            self.read += record.bytes.len() + FRAME;
             self.due.get_or_insert_with(|| Instant::now() + GATHER);
             self.records.push(record);
         }
+    }
+
+    /// Gives the records, and whether some are missing before them.
+    fn empty(&mut self) -> (Vec<Record>, bool) {
+        (self.size, self.due) = (0, None);
+        (std::mem::take(&mut self.records), std::mem::take(&mut self.gap))
     }
 }
 
@@ -218,5 +303,42 @@ async fn sleep_until(then: Option<Instant>) {
     match then {
         Some(then) => tokio::time::sleep_until(then).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::backend::kubernetes::lines::Mark;
+
+    #[test]
+    fn after_much_output_silence_is_not_believed_for_long() {
+        let mut silence = Silence::default();
+        assert_eq!(silence.limit(), SILENCE);
+        silence.take(false);
+        assert_eq!(silence.limit(), SILENCE * 2);
+        silence.look_soon();
+        for _ in 0..TIMES {
+            assert_eq!(silence.limit(), SOON);
+            silence.take(false);
+        }
+        assert_eq!(silence.limit(), SILENCE * 2);
+        silence.take(true);
+        assert_eq!(silence.limit(), SILENCE);
+        (0..9).for_each(|_| silence.take(false));
+        assert_eq!(silence.limit(), LONGEST_SILENCE);
+    }
+
+    #[test]
+    fn a_gap_stands_before_the_records_that_follow_it() {
+        let record = |n: i128| Record { time: n, bytes: b"x\n".to_vec() };
+        for tells_gap in [true, false] {
+            let mut batch = Batch { tells_gap, ..Batch::default() };
+            let mut resume = Resume::after(Some(Mark::after(None, &record(1))));
+            batch.add(resume.admit(record(5_000_000_000)), &mut resume);
+            batch.add(resume.admit(record(5_000_000_001)), &mut resume);
+            assert_eq!(batch.empty(), (vec![record(5_000_000_000), record(5_000_000_001)], tells_gap));
+            assert_eq!((batch.empty(), batch.read), ((vec![], false), 2 * (2 + FRAME)));
+        }
     }
 }

@@ -91,6 +91,7 @@ impl Follows {
             container: manifest::container_name(local),
             recorder,
             wanted: receiver,
+            was_open: false,
         };
         let shutdown = self.shutdown.clone();
         let handle = tokio::spawn(async move {

@@ -2,6 +2,7 @@
 
 use super::view::Container;
 use super::view::Ended;
+use super::view::JobView;
 use super::view::Phase;
 use super::view::PodView;
 use super::view::View;
@@ -25,6 +26,8 @@ pub struct Asked<'a> {
     pub statuses: &'a dyn Fn(u32) -> Option<i32>,
     /// Whether the command of a process began.
     pub began: &'a dyn Fn(u32) -> bool,
+    /// Why Jobs get no pods, where somebody says so, by their unique ids.
+    pub refusals: &'a BTreeMap<String, String>,
     /// Seconds since 1970.
     pub now: i64,
 }
@@ -75,12 +78,27 @@ pub fn judge(view: &View, asked: &Asked<'_>) -> State {
         waiting: match (&nodes, &problem) {
             (Some(_), None) => None,
             (_, Some(problem)) => Some(problem.words.clone()),
-            _ => pods.values().find_map(|pod| pod.unschedulable.clone()),
+            _ => pods.values().find_map(|pod| pod.unschedulable.clone()).or_else(|| withheld(view, asked)),
         },
         nodes: nodes.unwrap_or_default(),
         problem,
         ending: ending(view, &pods, asked),
     }
+}
+
+/// Whether pods of a job are missing that were there at no time.
+pub fn lacks_pods(view: &View, nodes: u32) -> bool {
+    let there = originals(view);
+    !view.jobs.is_empty() && (0..nodes).any(|index| !there.contains_key(&index))
+}
+
+/// Why its pods are not made.
+fn withheld(view: &View, asked: &Asked<'_>) -> Option<String> {
+    if !lacks_pods(view, asked.nodes) {
+        return None;
+    }
+    let why = |job: &JobView| job.suspended.clone().or_else(|| asked.refusals.get(&job.uid).cloned());
+    view.jobs.values().find_map(why)
 }
 
 /// Words of containers that cannot come up. The rest (`ContainerCreating`) is on its way.

@@ -1,7 +1,6 @@
 //! Verdicts on pods as API servers tell them.
 
 use super::*;
-use crate::executor::backend::kubernetes::view::JobView;
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 use serde_json::json;
@@ -40,7 +39,10 @@ fn view(pods: Vec<(String, PodView)>) -> View {
 fn judged(view: &View, nodes: u32, per_node: u32, left: &[(u32, i32)]) -> State {
     let statuses = |rank| left.iter().find(|(r, _)| *r == rank).map(|(_, status)| *status);
     let (walltime, memory, now) = (60, 100, 1_800_000_000);
-    judge(view, &Asked { nodes, per_node, walltime, memory, statuses: &statuses, began: &|_| true, now })
+    let refusals = BTreeMap::from([("full".to_owned(), "FailedCreate: exceeded quota".to_owned())]);
+    let began = |_: u32| true;
+    let asked = Asked { nodes, per_node, walltime, memory, statuses: &statuses, began: &began, refusals: &refusals, now };
+    judge(view, &asked)
 }
 
 fn exited(status: i32, rank: Option<u32>) -> Option<Ending> {
@@ -146,6 +148,25 @@ fn waiting_is_told() {
     assert_eq!(state.problem, Some(Problem { words: "ErrImagePull: not found".into(), may_pass: true }));
     let coming = json!({ "phase": "Pending", "containerStatuses": [waiting("ContainerCreating", "")] });
     assert_eq!(judged(&view(vec![pod("a", 0, coming)]), 1, 1, &[]), State::default());
+}
+
+#[test]
+fn pods_that_are_not_made_are_waited_for_with_a_reason() {
+    let job = |uid: &str, suspended: Option<&str>| {
+        let job = JobView { uid: uid.into(), suspended: suspended.map(str::to_owned), ..JobView::default() };
+        View { jobs: [("j".to_owned(), job)].into(), pods: BTreeMap::new() }
+    };
+    let waiting = |view: &View, nodes: u32| judged(view, nodes, 1, &[]).waiting;
+    assert_eq!(waiting(&job("full", None), 1).as_deref(), Some("FailedCreate: exceeded quota"));
+    assert_eq!(waiting(&job("free", Some("JobSuspended")), 1).as_deref(), Some("JobSuspended"));
+    assert_eq!(waiting(&job("free", None), 1), None);
+    assert!(lacks_pods(&job("free", None), 1) && !lacks_pods(&View::default(), 1));
+    // One of two is there; and both.
+    let run = |name: &str, index: u32| pod(name, index, json!({ "phase": "Running", "containerStatuses": [runs(0)] }));
+    let half = View { pods: [run("a", 0)].into(), ..job("full", None) };
+    assert_eq!(waiting(&half, 2).as_deref(), Some("FailedCreate: exceeded quota"));
+    let whole = View { pods: [run("a", 0), run("b", 1)].into(), ..job("full", None) };
+    assert_eq!((waiting(&whole, 2), lacks_pods(&whole, 2)), (None, false));
 }
 
 #[test]

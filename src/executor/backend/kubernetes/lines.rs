@@ -149,12 +149,14 @@ pub struct Resume {
     last: Option<Mark>,
     seen: u32,
     held: Vec<Record>,
+    /// The log begins behind the mark.
+    gap: bool,
 }
 
 impl Resume {
     /// After this mark; none: all of them.
     pub fn after(last: Option<Mark>) -> Resume {
-        Resume { last, seen: 0, held: Vec::new() }
+        Resume { last, seen: 0, held: Vec::new(), gap: false }
     }
 
     /// Takes the next record of a log that is read again; gives those that are new.
@@ -173,15 +175,26 @@ impl Resume {
         if later { self.give_up() } else { Vec::new() }
     }
 
-    /// Whether records are held back.
+    /// Whether records are held back that may be new.
     pub fn holds(&self) -> bool {
-        !self.held.is_empty()
+        self.last.is_some_and(|last| self.held.iter().any(|record| record.time > last.time))
     }
 
     /// The mark does not come: the log was rotated beyond it. What is later than it is new.
     pub fn give_up(&mut self) -> Vec<Record> {
         let Some(last) = self.last.take() else { return Vec::new() };
-        std::mem::take(&mut self.held).into_iter().filter(|record| record.time > last.time).collect()
+        let held = std::mem::take(&mut self.held);
+        let all = held.len();
+        let new: Vec<Record> = held.into_iter().filter(|record| record.time > last.time).collect();
+        // With one of its time or before, it is not sure that there was ever anything between.
+        self.gap = !new.is_empty() && new.len() == all;
+        new
+    }
+
+    /// Whether the log begins behind the mark, told once: it was rotated, and what stood between can be read nowhere. Before the
+    /// records that were let through last some are missing, unless they were read before the rotation.
+    pub fn take_gap(&mut self) -> bool {
+        std::mem::take(&mut self.gap)
     }
 }
 
@@ -255,9 +268,32 @@ mod tests {
         assert_eq!(resume.admit(record(3)), []);
         assert!(resume.holds());
         assert_eq!(resume.give_up(), [record(6)]);
+        assert!(!resume.take_gap());
         assert_eq!(resume.admit(record(4)), [record(4)]);
         let mut resume = Resume::after(Some(mark));
         assert_eq!(resume.admit(record(2_000_000_000)), [record(2_000_000_000)]);
+    }
+
+    #[test]
+    fn a_log_that_begins_behind_the_mark_has_a_gap() {
+        let record = |n: u32| Record { time: i128::from(n), bytes: b"x\n".to_vec() };
+        let mark = Mark::after(None, &record(5));
+        let gap = |numbers: &[u32]| {
+            let mut resume = Resume::after(Some(mark));
+            let mut new: Vec<Record> = numbers.iter().flat_map(|n| resume.admit(record(*n))).collect();
+            new.extend(resume.give_up());
+            (new.len(), resume.take_gap(), resume.take_gap())
+        };
+        assert_eq!(gap(&[7, 6]), (2, true, false));
+        assert_eq!(gap(&[2_000_000_000, 2_000_000_001]), (2, true, false));
+        // The mark is there; another is of its time, or earlier; there is nothing.
+        assert_eq!(gap(&[5, 6]), (1, false, false));
+        assert_eq!(gap(&[4, 6]), (1, false, false));
+        assert_eq!(gap(&[]), (0, false, false));
+        // Earlier ones alone are waited with, however long it takes.
+        let mut resume = Resume::after(Some(mark));
+        assert_eq!((resume.admit(record(4)), resume.holds()), (vec![], false));
+        assert_eq!((resume.admit(record(6)), resume.holds()), (vec![], true));
     }
 
     proptest! {

@@ -224,7 +224,8 @@ impl Maker {
         Ok(core::Container {
             name: container_name(local),
             image: Some(image(&job.image)?),
-            image_pull_policy: Some(if job.rebuild_image { "Always" } else { "IfNotPresent" }.into()),
+            // Else the cluster's own rule holds: always for `:latest` and names without a tag, where it is missing for others.
+            image_pull_policy: job.rebuild_image.then(|| "Always".into()),
             command: Some(words.map(str::to_owned).into()),
             working_dir: Some(binds::work_folder(task)),
             resources: Some(core::ResourceRequirements {
@@ -316,4 +317,41 @@ fn toleration(from: &Toleration) -> core::Toleration {
 
 fn signed(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::backend::process::tests::task;
+    use serde_json::json;
+    use std::sync::Arc;
+
+    fn maker(root: &Path) -> Maker {
+        let volume_claim = "files".into();
+        let settings = Settings { volume_claim, volume_mount: Some(root.to_path_buf()), ..Settings::default() };
+        let volume = Volume::find(&settings, root, root).unwrap();
+        Maker { executor: "e".into(), instance: "i".into(), volume, settings, user: (1000, 1000) }
+    }
+
+    #[test]
+    fn the_clusters_own_rule_says_when_an_image_is_pulled_unless_it_is_to_be_rebuilt() {
+        let root = tempfile::tempdir().unwrap();
+        let maker = maker(&root.path().canonicalize().unwrap());
+        for (image, rebuild_image, want) in [
+            ("python:3.12", false, None),
+            ("python:latest", false, None),
+            ("docker://python", false, None),
+            ("python:3.12", true, Some("Always")),
+        ] {
+            let mut task = task(root.path(), "true", &[], json!({}));
+            let mut job = (*task.job).clone();
+            (job.image, job.rebuild_image) = (image.into(), rebuild_image);
+            task.job = Arc::new(job);
+            let made = maker.container(&task, None, 0).unwrap();
+            assert_eq!(made.image_pull_policy.as_deref(), want, "{image}");
+            assert_eq!(made.image.as_deref(), Some(image.trim_start_matches("docker://")));
+            let text = serde_json::to_string(&made).unwrap();
+            assert_eq!(text.contains("imagePullPolicy"), rebuild_image, "{text}");
+        }
+    }
 }

@@ -11,6 +11,8 @@ mod settings;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 #[cfg(feature = "kubernetes")]
+mod durable;
+#[cfg(feature = "kubernetes")]
 mod engine;
 #[cfg(feature = "kubernetes")]
 mod follow;
@@ -28,6 +30,8 @@ mod manifest;
 mod names;
 #[cfg(feature = "kubernetes")]
 mod position;
+#[cfg(feature = "kubernetes")]
+mod rights;
 #[cfg(feature = "kubernetes")]
 mod script;
 #[cfg(feature = "kubernetes")]

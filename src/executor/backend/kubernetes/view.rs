@@ -24,6 +24,8 @@ pub struct JobView {
     pub uid: String,
     /// Why it failed, where it did.
     pub failed: Option<String>,
+    /// Why it makes no pods, where somebody suspended it.
+    pub suspended: Option<String>,
     /// Name of the job's folder.
     pub folder: Option<String>,
 }
@@ -137,14 +139,42 @@ impl PodView {
 impl JobView {
     /// A Job as the server tells it.
     pub fn read(job: &batch::Job) -> JobView {
-        let mut conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
-        let failed = conditions.find(|c| c.type_ == "Failed" && c.status == "True");
+        let condition = |kind: &str| {
+            let mut conditions = job.status.iter().flat_map(|s| s.conditions.iter().flatten());
+            let found = conditions.find(|c| c.type_ == kind && c.status == "True")?;
+            Some(words(found.reason.as_deref(), found.message.as_deref()))
+        };
         JobView {
             uid: job.metadata.uid.clone().unwrap_or_default(),
-            failed: failed.map(|c| words(c.reason.as_deref(), c.message.as_deref())),
+            failed: condition("Failed"),
+            suspended: condition("Suspended"),
             folder: job.annotations().get(names::FOLDER).cloned(),
         }
     }
+}
+
+/// Reason of events that tell that a pod was not made.
+pub const NOT_MADE: &str = "FailedCreate";
+
+/// Why Jobs get no pods, as events with [`NOT_MADE`] tell it: the latest words, by the unique id of the Job.
+pub fn refusals(events: &[core::Event]) -> BTreeMap<String, String> {
+    let mut events: Vec<&core::Event> = events.iter().collect();
+    events.sort_by_key(|event| seen(event));
+    let told = |event: &core::Event| Some((event.involved_object.uid.clone()?, refusal(event.message.as_deref()?)));
+    events.into_iter().filter_map(told).collect()
+}
+
+/// When it happened last, seconds since 1970.
+fn seen(event: &core::Event) -> Option<i64> {
+    let last = event.last_timestamp.as_ref().map(|time| time.0.as_second());
+    last.or(event.event_time.as_ref().map(|time| time.0.as_second()))
+}
+
+/// `Error creating: pods "p-x7k2p" is forbidden: exceeded quota: …`: the pod has another name each time, and says nothing.
+fn refusal(message: &str) -> String {
+    let why = message.rsplit_once("is forbidden: ").map_or(message, |(_, why)| why);
+    let why = why.trim_start_matches("(combined from similar events): ").trim_start_matches("Error creating: ");
+    words(Some(NOT_MADE), Some(why))
 }
 
 /// Number of the node that a pod is of the job's.
@@ -191,5 +221,44 @@ fn words(reason: Option<&str>, message: Option<&str>) -> String {
         ("", message) => message.to_owned(),
         (reason, "") => reason.to_owned(),
         (reason, message) => format!("{reason}: {message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn event(uid: &str, at: u32, message: &str) -> core::Event {
+        let event = json!({ "metadata": { "name": "e" }, "reason": "FailedCreate", "message": message,
+            "involvedObject": { "kind": "Job", "uid": uid }, "lastTimestamp": format!("2026-11-28T02:00:{at:02}Z") });
+        serde_json::from_value(event).unwrap()
+    }
+
+    #[test]
+    fn a_full_quota_is_told_in_the_latest_words() {
+        let quota = |used: u32| {
+            let why = format!("exceeded quota: q, requested: pods=1, used: pods={used}, limited: pods=1");
+            format!("Error creating: pods \"p-ab12-0-x7k{used}\" is forbidden: {why}")
+        };
+        let other = "Error creating: Internal error occurred: failed calling webhook \"x\"";
+        let combined = format!("(combined from similar events): {}", quota(0));
+        let events = [event("a", 9, &quota(1)), event("a", 3, &quota(2)), event("b", 1, other), event("c", 1, &combined)];
+        let told = refusals(&events);
+        assert_eq!(told["a"], "FailedCreate: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1");
+        assert_eq!(told["b"], "FailedCreate: Internal error occurred: failed calling webhook \"x\"");
+        assert_eq!(told["c"], "FailedCreate: exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=1");
+        assert_eq!((told.len(), refusals(&[]).len()), (3, 0));
+    }
+
+    #[test]
+    fn a_suspended_job_says_so() {
+        let job = |status: &str| {
+            let condition = json!({ "type": "Suspended", "status": status, "reason": "JobSuspended", "message": "as asked" });
+            let job = json!({ "metadata": { "uid": "u" }, "status": { "conditions": [condition] } });
+            JobView::read(&serde_json::from_value(job).unwrap())
+        };
+        assert_eq!(job("True").suspended.as_deref(), Some("JobSuspended: as asked"));
+        assert_eq!((job("False").suspended, job("True").failed), (None, None));
     }
 }
