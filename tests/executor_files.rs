@@ -25,6 +25,7 @@ use serde_json::Value;
 use serde_json::json;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -35,7 +36,7 @@ fn as_projects_do(spec: &mut Value) {
 }
 
 /// Runs `true` and gives the folder of its snapshot.
-async fn run(rig: &Rig, change: impl FnOnce(&mut Value)) -> std::path::PathBuf {
+async fn run(rig: &Rig, change: impl FnOnce(&mut Value)) -> PathBuf {
     let id = rig
         .submit_with("true", &[], |spec| {
             as_projects_do(spec);
@@ -187,6 +188,59 @@ async fn what_was_removed_from_the_project_is_removed_here() {
     assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
     assert_eq!(log, "data:\nkept\nof-the-job\n\nsnapshot/src/lib:\ncache\nkept.sh\n");
     running.stop().await;
+}
+
+/// A specification that gives the snapshots of all runs one folder, with the results in it.
+fn results_in_the_snapshot(spec: &mut Value) {
+    spec["fs"]["dirs"][0]["dir"] = json!("/pollinator/p/snapshot/src/out");
+    spec["fs"]["dirs"][0]["keepfiles"] = json!(true);
+}
+
+/// What an earlier snapshot brought is not always known; what was removed from the source is gone for the next run all the same,
+/// and nothing else is.
+#[tokio::test]
+async fn what_was_removed_is_gone_though_nobody_knows_what_an_earlier_snapshot_brought() {
+    const LIST: &str = "find snapshot/src | LC_ALL=C sort";
+    let rig = Rig::new().await;
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("secret"), "secret").unwrap();
+    for path in ["gone", "deep/er/gone", "deep/kept", "kept"] {
+        rig.write("src", path, path);
+    }
+    rig.sync(Tree::Src).await;
+    // What a snapshot with a row that is no file holds is asked for each time, and not kept.
+    let row = rig.user.latest_file("/pollinator/p/src", "gone").await.unwrap().unwrap();
+    rig.user.add_file(&pollinator::colonies::File { name: "../up".into(), ..row }).await.unwrap();
+    let snapshot = rig.user.create_snapshot("/pollinator/p/src", "odd").await.unwrap().snapshotid;
+    let link = format!("ln -s {} snapshot/src", outside.path().display());
+    let cmd = format!("echo r > snapshot/src/out/r; mkdir snapshot/src/made; {link}/made/link; {link}/deep/link");
+    let mut spec = rig.spec(&snapshot, &cmd, &[]);
+    results_in_the_snapshot(&mut spec);
+    let running = rig.start();
+    let id = rig.user.submit(&serde_json::from_value(spec).unwrap()).await.unwrap().processid;
+    let (process, log) = rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    assert!(log.contains("left out of /pollinator/p/src"), "{log}");
+    rig.user.remove_file("/pollinator/p/src", "../up").await.unwrap();
+    std::fs::write(rig.fs("pollinator/p/snapshot/src/out/by-hand"), "").unwrap();
+    std::fs::remove_file(rig.tree("src").join("gone")).unwrap();
+    std::fs::remove_dir_all(rig.tree("src").join("deep/er")).unwrap();
+    let id = rig.submit_with(LIST, &[], results_in_the_snapshot).await;
+    let (process, log) = rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    let of = |below: &[&str]| below.iter().map(|path| format!("snapshot/src{path}\n")).collect::<String>();
+    assert_eq!(log, of(&["", "/deep", "/deep/kept", "/kept", "/out", "/out/by-hand", "/out/r"]));
+    running.stop().await;
+    // As if the executor had stood still for some weeks.
+    std::fs::remove_dir_all(rig.folder.path().join("executor/snapshots")).unwrap();
+    std::fs::remove_dir_all(rig.tree("src").join("deep")).unwrap();
+    let running = rig.start();
+    let id = rig.submit_with(LIST, &[], results_in_the_snapshot).await;
+    let (process, log) = rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    assert_eq!(log, of(&["", "/kept", "/out", "/out/by-hand", "/out/r"]));
+    running.stop().await;
+    assert_eq!(names(outside.path()), ["secret"]);
 }
 
 /// Most of the data goes, which the one who removes it has to mean.
@@ -348,6 +402,194 @@ async fn a_snapshot_that_is_not_to_be_kept_goes_when_the_process_is_closed() {
     assert!(rig.user.snapshot(&snapshot).await.is_err());
 }
 
+/// The server takes the process away while the executor is dead: what the next attempt needs is still there, and goes after it.
+#[tokio::test]
+async fn a_snapshot_that_is_not_to_be_kept_is_there_for_the_next_attempt() {
+    let rig = Rig::new().await;
+    rig.write("src", "word", "the word\n");
+    let count = rig.folder.path().join("count").display().to_string();
+    let running = rig.start();
+    let mut snapshot = String::new();
+    let id = rig
+        .submit_with("", &[], |spec| {
+            as_projects_do(spec);
+            spec["maxexectime"] = json!(12);
+            spec["fs"]["snapshots"][0]["keepfiles"] = json!(false);
+            spec["fs"]["snapshots"][0]["keepsnapshot"] = json!(false);
+            snapshot = spec["fs"]["snapshots"][0]["snapshotid"].as_str().unwrap().to_owned();
+            let word = format!("/cfs/pollinator/p/{snapshot}/src/word");
+            let cmd = format!("echo x >> {count}; cat {word}; test $(wc -l < {count}) = 2 || sleep 300");
+            spec["kwargs"]["cmd"] = json!(cmd);
+        })
+        .await;
+    rig.until(&id, "it runs", |_, log| log.contains("the word\n")).await;
+    running.kill();
+    rig.until(&id, "it waits again", |process, _| process.state == ProcessState::Waiting && process.retries == 1).await;
+    // Nothing of it is left here: all of it comes from the colony.
+    let folder = rig.fs(&format!("pollinator/p/{snapshot}"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::remove_dir_all(rig.folder.path().join("executor/snapshots")).unwrap();
+    let running = rig.start();
+    let (process, log) = rig.ended(&id).await;
+    assert_eq!((process.state, process.retries), (ProcessState::Success, 1), "{:?}\n{log}", process.errors);
+    assert!(log.ends_with("the word\n"), "{log}");
+    assert_eq!(read(&count), "x\nx\n");
+    until("its folder is gone", || !folder.exists()).await;
+    running.stop().await;
+    assert!(rig.user.snapshot(&snapshot).await.is_err());
+}
+
+fn folders_known(rig: &Rig) -> rusqlite::Connection {
+    rusqlite::Connection::open(rig.folder.path().join("executor/files.db")).unwrap()
+}
+
+/// Killed after a process was closed and before it had cleaned up, or after it was taken away.
+#[tokio::test]
+async fn what_was_left_behind_goes_and_what_was_not_sent_is_sent_later() {
+    let rig = Rig::new().await;
+    rig.write("src", "x", "x");
+    let sent = tempfile::tempdir().unwrap();
+    std::fs::write(sent.path().join("in"), "in").unwrap();
+    send_to(&rig, "/other/sent", sent.path()).await;
+    let dirs = |spec: &mut Value| {
+        let both = json!({ "onstart": { "keeplocal": false }, "onclose": { "keeplocal": true } });
+        let dir = |name: &str| {
+            let (label, dir) = (format!("/other/{name}"), format!("/left/{name}"));
+            json!({ "label": label, "dir": dir, "keepfiles": true, "onconflicts": both })
+        };
+        spec["fs"]["dirs"] = json!([dir("sent"), dir("unsent")]);
+    };
+    let running = rig.start();
+    let left = run(&rig, dirs).await;
+    rig.write("src", "x", "y");
+    let recent = run(&rig, dirs).await;
+    running.stop().await;
+    // Whatever wrote this was taken away before it could be sent.
+    std::fs::write(rig.fs("left/unsent/made"), "made").unwrap();
+    let db = folders_known(&rig);
+    let name = |folder: &Path| folder.strip_prefix(rig.fs("")).unwrap().to_str().unwrap().to_owned();
+    for dir in [name(&left), "left/sent".into(), "left/unsent".into()] {
+        let sql = "UPDATE folder SET kept = 0, used = used - 7200000 WHERE dir = ?1";
+        assert_eq!(db.execute(sql, [&dir]).unwrap(), 1, "{dir}");
+    }
+    assert_eq!(db.execute("UPDATE folder SET kept = 0 WHERE dir = ?1", [name(&recent)]).unwrap(), 1);
+    let running = rig.start();
+    let named = left.parent().unwrap();
+    until("what was left is gone", || !named.exists() && !rig.fs("left/sent").exists()).await;
+    let unsent = || {
+        let sql = "SELECT unsent FROM folder WHERE dir = 'left/unsent'";
+        db.query_row(sql, [], |row| row.get::<_, bool>(0)).unwrap()
+    };
+    until("what is not sent is noted", unsent).await;
+    assert_eq!(read(rig.fs("left/unsent/made")), "made");
+    assert!(recent.join("x").exists(), "somebody may come back for it");
+    let snapshot = named.file_name().unwrap().to_str().unwrap();
+    assert!(rig.user.snapshot(snapshot).await.is_ok(), "another executor may have the process now");
+    // The next process in that folder sends it.
+    run(&rig, dirs).await;
+    let there = rig.cfs().list("/other/unsent").await.unwrap().files;
+    assert_eq!(there.keys().map(|path| path.to_string()).collect::<Vec<_>>(), ["made"]);
+    running.stop().await;
+}
+
+/// A small file system in memory as file area; it goes away in the end.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: &Path, options: &str) -> bool {
+        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
+        std::process::Command::new("mount").args(mount).arg(folder).output().is_ok_and(|o| o.status.success())
+    }
+
+    fn below(rig: &Rig) -> SmallDisk {
+        let folder = rig.fs("");
+        std::fs::create_dir_all(&folder).unwrap();
+        assert!(
+            SmallDisk::mount(&folder, "size=10m,mode=700"),
+            "a tmpfs must be mounted for this test: run it as root, or below `unshare -rm`"
+        );
+        SmallDisk(folder)
+    }
+
+    fn enlarge(&self) {
+        assert!(SmallDisk::mount(&self.0, "remount,size=64m"));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
+    }
+}
+
+/// Four files of which two find room. The process fails with what a person can do; what is there is whole; the next process, with
+/// room, gets all of it.
+async fn does_not_fit(tree: &str) {
+    let rig = Rig::new().await;
+    let disk = SmallDisk::below(&rig);
+    rig.write("src", "small", "small");
+    let content = |n: usize| char::from(b'a' + n as u8).to_string().repeat(4 << 20);
+    for n in 0..4 {
+        rig.write(tree, &format!("large{n}"), &content(n));
+    }
+    let running = rig.start();
+    let folder = rig.fs(if tree == "src" { "pollinator/p/snapshot/src" } else { "pollinator/p/data" });
+    let id = rig.submit("true", &[]).await;
+    let (process, _) = rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Failed);
+    let (said, area) = (&process.errors[0], rig.fs("").display().to_string());
+    let area = area.trim_end_matches('/');
+    assert!(said.starts_with("the files could not be brought in: "), "{said}");
+    assert!(said.contains(&format!("no space left for {area}/pollinator/p/")), "{said}");
+    assert!(said.contains(&format!("make room on the disk of the executor's file area {area}, or let")), "{said}");
+    // What is given up may take a moment to be tidied away.
+    let is_whole = |name: &String| name == "small" || (name.starts_with("large") && size(&folder.join(name)) == 4 << 20);
+    until("nothing half-made has a name", || names(&folder).iter().all(is_whole)).await;
+    assert!(names(&folder).iter().filter(|name| name.starts_with("large")).count() < 4);
+    disk.enlarge();
+    let id = rig.user.submit(&process.spec).await.unwrap().processid;
+    let (process, _) = rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    for n in 0..4 {
+        assert!(read(folder.join(format!("large{n}"))) == content(n), "large{n}");
+    }
+    running.stop().await;
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
+#[tokio::test]
+async fn a_snapshot_that_does_not_fit_fails_the_process_and_comes_when_there_is_room() {
+    does_not_fit("src").await;
+}
+
+#[tokio::test]
+async fn data_that_does_not_fit_fails_the_process_and_comes_when_there_is_room() {
+    does_not_fit("data").await;
+}
+
+#[tokio::test]
+async fn an_old_snapshot_makes_room_for_a_new_one_on_a_full_disk() {
+    let rig = Rig::new().await;
+    let _disk = SmallDisk::below(&rig);
+    let running = rig.start();
+    let jobs = rig.folder.path().join("executor/jobs");
+    let mut earlier: Option<PathBuf> = None;
+    for letter in ["a", "b", "c"] {
+        rig.write("src", "large", &letter.repeat(6 << 20));
+        let folder = run(&rig, |_| ()).await;
+        assert!(read(folder.join("large")) == letter.repeat(6 << 20), "{letter}");
+        if let Some(earlier) = earlier.replace(folder) {
+            assert!(!earlier.exists(), "it had to go");
+        }
+        // What a process uses does not go: it has ended only when its folder is gone.
+        until("it is cleaned up after", || names(&jobs).is_empty()).await;
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn old_snapshots_go_and_those_in_use_stay() {
     let rig = Rig::new().await;
@@ -362,7 +604,7 @@ async fn old_snapshots_go_and_those_in_use_stay() {
     let used = rig.fs(process.spec.fs.snapshots.as_ref().unwrap()[0].dir.trim_start_matches('/'));
     running.kill();
     // Both were used long ago, as far as anybody knows.
-    let db = rusqlite::Connection::open(rig.folder.path().join("executor/files.db")).unwrap();
+    let db = folders_known(&rig);
     assert_eq!(db.execute("UPDATE folder SET used = 0", []).unwrap(), 4);
     drop(db);
     let running = rig.start();

@@ -6,6 +6,7 @@ use super::Places;
 use super::listing::Listings;
 use super::reclaim::Keep;
 use super::share::ShareSnapshots;
+use super::share::is_full;
 use super::shelf;
 use super::shelf::Shelf;
 use crate::cfs;
@@ -29,7 +30,6 @@ use crate::store::Store;
 use async_trait::async_trait;
 use std::collections::BTreeSet;
 use std::io;
-use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,9 +37,6 @@ use std::sync::Arc;
 pub(super) const AT_ONCE: usize = 8;
 /// Most problems listed for one folder.
 const MOST: usize = 10;
-/// What a person can do where the disk is full.
-const FULL: &str = "; make room on the disk of the executor's file area, or let old snapshots go sooner (its settings \
-                    keep-snapshots-days, max-snapshot-bytes, min-free-bytes)";
 
 /// Moves files between the file area and the colony.
 #[derive(Clone)]
@@ -104,10 +101,43 @@ impl CfsFiles {
         let here = self.clone();
         let done = tokio::task::spawn_blocking(move || work(&here)).await.unwrap_or_else(|e| Err(io::Error::other(e)));
         done.map_err(|error| {
-            let full = matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded);
-            let advice = if full { FULL } else { "" };
-            FilesError { what, reason: format!("{error}{advice}"), temporary: false, full }
+            let full = is_full(&error);
+            FilesError { what, reason: format!("{error}{}", self.advice(full)), temporary: false, full }
         })
+    }
+
+    /// A failure of CFS, of a whole folder.
+    pub(super) fn failed(&self, what: String, error: &cfs::Error) -> FilesError {
+        let full = match error {
+            cfs::Error::NoSpace { .. } => true,
+            cfs::Error::Local { source, .. } => is_full(source),
+            _ => false,
+        };
+        FilesError { what, reason: format!("{error}{}", self.advice(full)), temporary: error.is_temporary(), full }
+    }
+
+    /// What a person can do where the disk is full.
+    fn advice(&self, full: bool) -> String {
+        if !full {
+            return String::new();
+        }
+        format!(
+            "; make room on the disk of the executor's file area {}, or let old snapshots go sooner (its settings \
+             keep-snapshots-days, max-snapshot-bytes, min-free-bytes)",
+            self.fs_dir.display()
+        )
+    }
+
+    /// Whether old snapshots went where something did not fit, so that trying again can help.
+    async fn makes_room(&self, error: &FilesError) -> bool {
+        if !error.full {
+            return false;
+        }
+        let removed = self.reclaim(1).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "no room is made");
+            0
+        });
+        removed > 0
     }
 
     fn options(&self, dir: &DirSync, folder: PathBuf, policy: Policy) -> SyncOptions {
@@ -134,7 +164,7 @@ impl CfsFiles {
         // Whoever removed most of a label was asked about it where that was done.
         let options = SyncOptions { allow_deletes: true, ..self.options(dir, folder.here(), policy) };
         let report = cfs::sync(&self.cfs, &self.index, &self.journal, &options, &Events::none()).await;
-        let report = report.map_err(|e| failed(dir.label.clone(), &e))?;
+        let report = report.map_err(|e| self.failed(dir.label.clone(), &e))?;
         // What stands in the way of the colony's files would be seen in their place.
         let hides = |(path, _): &&(String, String)| {
             let is_below =
@@ -203,7 +233,7 @@ impl CfsFiles {
                 tracing::warn!(label = dir.label, error = %e, "results are sent without the deletions");
                 self.send_without_deletions(&options).await?
             }
-            other => other.map_err(|e| failed(dir.label.clone(), &e))?,
+            other => other.map_err(|e| self.failed(dir.label.clone(), &e))?,
         };
         self.unsent(dir, report).await
     }
@@ -216,7 +246,7 @@ impl CfsFiles {
         let nowhere = tempfile::tempdir().map_err(|e| lost(&e))?;
         let journal = Journal::open(nowhere.path()).map_err(|e| lost(&e))?;
         let sent = cfs::sync(&self.cfs, &self.index, &journal, options, &Events::none()).await;
-        sent.map_err(|e| failed(label.clone(), &e))
+        sent.map_err(|e| self.failed(label.clone(), &e))
     }
 
     /// Problems of files of ours. What is odd about rows that others stored in the label is not one of them.
@@ -224,10 +254,31 @@ impl CfsFiles {
         if report.problems.is_empty() {
             return Ok(Vec::new());
         }
-        let listed = self.cfs.list(&dir.label).await.map_err(|e| failed(dir.label.clone(), &e))?;
+        let listed = self.cfs.list(&dir.label).await.map_err(|e| self.failed(dir.label.clone(), &e))?;
         let theirs: BTreeSet<_> = listed.problems.into_iter().collect();
         let ours = report.problems.into_iter().filter(|p| !theirs.contains(p));
         Ok(ours.map(|(name, why)| format!("{}/{name} was not sent back: {why}", dir.label)).collect())
+    }
+
+    /// Whether the colony has all that is in a label's folder. Where it has not, that is noted: the folder stays, and the next
+    /// process in it sends the rest.
+    pub(super) async fn is_sent(&self, folder: &shelf::Folder) -> Result<bool, FilesError> {
+        let (what, path) = (format!("folder {}", folder.dir), folder.dir.clone());
+        let opened = self.on_disk(what.clone(), move |here| path.open_below(&here.fs_dir)).await?;
+        let Some(opened) = opened else { return Ok(true) };
+        let (label, dir) = (folder.label.clone(), folder.dir.clone());
+        let dir = DirSync { label, dir, keep_files: false, start_keeps_local: false, close_keeps_local: true };
+        let policy = Policy::SendOnly { keep_local: true };
+        let options = SyncOptions { dry_run: true, ..self.options(&dir, opened.here(), policy) };
+        let report = cfs::sync(&self.cfs, &self.index, &self.journal, &options, &Events::none()).await;
+        let report = report.map_err(|e| self.failed(dir.label.clone(), &e))?;
+        let is_sent = report.plan.uploads.is_empty() && self.unsent(&dir, report).await?.is_empty();
+        if !is_sent {
+            let path = dir.dir.clone();
+            let note = move |here: &CfsFiles| here.shelf.note_unsent(&path, true).map_err(io::Error::other);
+            self.on_disk(what, note).await?;
+        }
+        Ok(is_sent)
     }
 
     /// Removes a folder that a process does not want kept, unless somebody else needs it or what is in it.
@@ -269,15 +320,20 @@ impl Files for CfsFiles {
     async fn bring_in(&self, job: &Job) -> Result<Vec<String>, FilesError> {
         let mut lines = Vec::new();
         for snapshot in &job.snapshots {
-            lines.extend(match self.fetch_snapshot(job, snapshot).await {
-                Err(error) if error.full && self.reclaim(1).await? > 0 => self.fetch_snapshot(job, snapshot).await?,
-                other => other?,
+            lines.extend(loop {
+                match self.fetch_snapshot(job, snapshot).await {
+                    // What has come stays, so each round has less to bring.
+                    Err(error) if self.makes_room(&error).await => {}
+                    other => break other?,
+                }
             });
         }
         for dir in &job.dirs {
-            lines.extend(match self.fetch_dir(job, dir).await {
-                Err(error) if error.full && self.reclaim(1).await? > 0 => self.fetch_dir(job, dir).await?,
-                other => other?,
+            lines.extend(loop {
+                match self.fetch_dir(job, dir).await {
+                    Err(error) if self.makes_room(&error).await => {}
+                    other => break other?,
+                }
             });
         }
         self.places.begun(&job.process_id);
@@ -320,13 +376,6 @@ impl Files for CfsFiles {
     }
 }
 
-/// A failure of CFS, of a whole folder.
-pub(super) fn failed(what: String, error: &cfs::Error) -> FilesError {
-    let full = matches!(error, cfs::Error::NoSpace { .. });
-    let advice = if full { FULL } else { "" };
-    FilesError { what, reason: format!("{error}{advice}"), temporary: error.is_temporary(), full }
-}
-
 /// A failure that trying again does not help.
 pub(super) fn refused(what: String, reason: String) -> FilesError {
     FilesError { what, reason, temporary: false, full: false }
@@ -339,4 +388,49 @@ pub(super) fn list(problems: &[(String, String)]) -> String {
         text.push(format!("and {} more", problems.len() - MOST));
     }
     text.join("; ")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::colonies::Identity;
+    use crate::config::ColonyAccess;
+    use crate::config::Secret;
+    use crate::config::StoreAccess;
+    use std::path::Path;
+
+    /// The files of an executor whose folders are below `home`, and whose colony and store nobody answers for.
+    pub(in crate::executor::files) fn files_of(home: &Path) -> CfsFiles {
+        let (_, key) = Identity::generate().unwrap();
+        let (host, colony) = ("127.0.0.1".into(), "lab".into());
+        let access = ColonyAccess { host, port: 1, tls: false, skip_verify: false, colony, key };
+        let store = StoreAccess {
+            endpoint: "127.0.0.1:1".into(),
+            tls: false,
+            skip_verify: false,
+            access_key: String::new(),
+            secret_key: Secret::new(""),
+            region: String::new(),
+            bucket: "b".into(),
+        };
+        let options = Options::new("local", access, store, home.join("fs"), home.join("state"));
+        CfsFiles::new(&options, Arc::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_with_the_place_and_what_to_do() {
+        let home = tempfile::tempdir().unwrap();
+        let files = files_of(home.path());
+        let full = || io::Error::from_raw_os_error(libc::ENOSPC);
+        let by_us = files.on_disk("folder x".into(), move |_| Err::<(), _>(full())).await.unwrap_err();
+        let path = files.fs_dir.join("x");
+        let locally = files.failed("folder x".into(), &cfs::Error::Local { path: path.clone(), source: full() });
+        let fetching = files.failed("folder x".into(), &cfs::Error::NoSpace { path });
+        for error in [by_us, locally, fetching] {
+            let said = error.to_string();
+            assert!(error.full && !error.temporary, "{said}");
+            let place = format!("make room on the disk of the executor's file area {}", files.fs_dir.display());
+            assert!(said.starts_with("folder x: ") && said.contains(&place) && said.contains("min-free-bytes"), "{said}");
+        }
+    }
 }

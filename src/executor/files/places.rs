@@ -99,8 +99,9 @@ impl Places {
         mine
     }
 
-    /// Waits until no job that came earlier uses the folders of this one's snapshots for other snapshots: what a job sees is not
-    /// replaced under it. Since only those that came earlier are waited for, nobody waits for one who waits for him.
+    /// Waits until no job that came earlier, or is at work, uses the folders of this one's snapshots for other snapshots: what a
+    /// job sees is not replaced under it. Those at work wait for nobody, and of the others only those that came earlier are waited
+    /// for: so nobody waits for one who waits for him.
     pub async fn turn(&self, job: &Job) {
         self.until(|known| {
             let mine = known.jobs.iter().filter(|(_, user)| user.process_id == job.process_id).map(|(number, _)| *number).min();
@@ -111,7 +112,7 @@ impl Places {
                 };
                 user.process_id != job.process_id && user.folders.iter().any(clashes)
             };
-            !known.jobs.range(..mine).any(|(_, user)| other(user))
+            !known.jobs.iter().any(|(number, user)| (*number < mine || user.begun) && other(user))
         })
         .await;
     }
@@ -124,6 +125,11 @@ impl Places {
     /// As [`Places::used_beside`], by a job whose command may be at work.
     pub fn at_work_beside(&self, folder: &Inside, process_id: &str) -> bool {
         self.known().users_beside(folder, process_id).any(|user| user.begun)
+    }
+
+    /// The folders that live jobs use.
+    pub fn used(&self) -> Vec<Inside> {
+        self.known().jobs.values().flat_map(|user| &user.folders).map(|(dir, _)| dir.clone()).collect()
     }
 
     async fn until(&self, holds: impl Fn(&Known) -> bool) {
@@ -219,6 +225,7 @@ mod tests {
             assert!(places.used_beside(&dir(used), "2"), "{used}");
         }
         assert!(!places.used_beside(&dir("p/results"), "2"));
+        assert_eq!(places.used(), [dir("p/src"), dir("p/result")]);
         assert!(!places.at_work_beside(&dir("p/result"), "2"));
         places.begun("1");
         assert!(places.at_work_beside(&dir("p/result"), "2"));
@@ -273,6 +280,13 @@ mod tests {
         places.turn(&new).await;
         drop(second);
         places.turn(&job("3", "old", &[])).await;
+        // After a restart the one that runs may enter behind the one that waited for it.
+        let other = job("4", "other", &[]);
         drop(same);
+        let _before = places.enter(&other);
+        let at_work = places.enter(&old).begun();
+        assert!(places.turn(&other).now_or_never().is_none());
+        drop(at_work);
+        places.turn(&other).await;
     }
 }

@@ -1,5 +1,5 @@
 //! Snapshots that nobody used for long go, and those used least lately where there is no room: decided by a pure function, done
-//! at the start, every hour, and when a disk is full.
+//! at the start, every hour, and when a disk is full. So do folders that were not to be kept and are here all the same.
 
 use super::FilesError;
 use super::cfs::CfsFiles;
@@ -15,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 /// How often snapshots are looked through.
 const EVERY: Duration = Duration::from_secs(3600);
 const DAY_MS: i64 = 24 * 3600 * 1000;
+/// A folder that was not to be kept stays for so long after its last use, ms: the process that was taken away may come back.
+const LEFT_MS: i64 = 3600 * 1000;
 /// Room that is made at least where the disk is full: less would be full again at once.
 const LEAST: u64 = 256 << 20;
 
@@ -41,7 +43,7 @@ struct Candidate {
     dir: Inside,
     /// Ms since 1970.
     used: i64,
-    /// A live job uses it.
+    /// It may not go: a live job uses it, or something in it is not its own.
     busy: bool,
     /// Device and inode, and bytes, of each file.
     files: BTreeMap<(u64, u64), u64>,
@@ -92,13 +94,13 @@ impl CfsFiles {
         }
     }
 
-    /// Removes snapshots that are old or too many; where the disk is full, so many that there is room for `needed` more bytes.
-    /// Gives how many went.
+    /// Removes what was left behind, and snapshots that are old or too many; where the disk is full, so many that there is room
+    /// for `needed` more bytes. Gives how many folders went.
     pub(super) async fn reclaim(&self, needed: u64) -> Result<usize, FilesError> {
         self.places.all_here().await;
+        let mut count = self.sweep().await?;
         let what = || format!("old snapshots in {}", self.fs_dir.display());
         let gone = self.on_disk(what(), move |here| here.to_reclaim(needed)).await?;
-        let mut count = 0;
         for dir in gone {
             let _alone = self.places.alone(&dir).await;
             // Somebody may have come since.
@@ -106,29 +108,108 @@ impl CfsFiles {
                 continue;
             }
             let removed = dir.clone();
-            self.on_disk(what(), move |here| here.remove_folder(&removed)).await?;
-            tracing::info!(%dir, "an old snapshot is removed");
-            count += 1;
+            if self.on_disk(what(), move |here| here.remove_unneeded(&removed)).await? {
+                tracing::info!(%dir, "an old snapshot is removed");
+                count += 1;
+            }
         }
         Ok(count)
+    }
+
+    /// Removes folders that were not to be kept and are here all the same: the executor died before it had cleaned up, or the
+    /// process was taken away. Snapshots of the colony are left alone: whoever has the process now may need them. Gives how many
+    /// folders went.
+    async fn sweep(&self) -> Result<usize, FilesError> {
+        let what = format!("what processes left in {}", self.fs_dir.display());
+        let left = self.on_disk(what, |here| here.left_over(super::now_ms())).await?;
+        let mut count = 0;
+        for folder in left {
+            match self.remove_left(&folder).await {
+                Ok(true) => {
+                    tracing::info!(dir = %folder.dir, "what a process left behind is removed");
+                    count += 1;
+                }
+                Ok(false) => {}
+                // One that cannot be looked at now holds up no other; it is tried again.
+                Err(error) => tracing::warn!(dir = %folder.dir, %error, "what a process left behind stays"),
+            }
+        }
+        Ok(count)
+    }
+
+    /// Folders that were left behind, those within others first. What is in use is noted to be so. Blocks.
+    fn left_over(&self, now: i64) -> io::Result<Vec<shelf::Folder>> {
+        let known = self.shelf.folders().map_err(io::Error::other)?;
+        let (used, mut left): (Vec<_>, Vec<_>) = known.into_iter().partition(|folder| self.places.used_beside(&folder.dir, ""));
+        let dirs: Vec<&Inside> = used.iter().map(|folder| &folder.dir).collect();
+        self.shelf.touch(&dirs, now).map_err(io::Error::other)?;
+        left.retain(|folder| !folder.kept && !folder.unsent && now - folder.used > LEFT_MS);
+        left.sort_by_key(|folder| std::cmp::Reverse(folder.dir.as_str().len()));
+        Ok(left)
+    }
+
+    async fn remove_left(&self, folder: &shelf::Folder) -> Result<bool, FilesError> {
+        let _alone = self.places.alone(&folder.dir).await;
+        // Of a process that was taken away nothing was sent.
+        if folder.snapshot.is_empty() && !self.is_sent(folder).await? {
+            return Ok(false);
+        }
+        // Somebody may have come since.
+        if self.places.used_beside(&folder.dir, "") {
+            return Ok(false);
+        }
+        let seen = folder.clone();
+        self.on_disk(format!("folder {}", folder.dir), move |here| here.remove_as_seen(&seen)).await
+    }
+
+    /// Removes a folder of which still the same is known. Blocks.
+    fn remove_as_seen(&self, seen: &shelf::Folder) -> io::Result<bool> {
+        if self.shelf.folder(&seen.dir).map_err(io::Error::other)?.as_ref() != Some(seen) {
+            return Ok(false);
+        }
+        if seen.made {
+            return self.remove_unneeded(&seen.dir);
+        }
+        // Somebody else's folder, which stays: nothing in it is ours any more.
+        let known = self.shelf.folders().map_err(io::Error::other)?;
+        if seen.snapshot.is_empty() && !self.holds_others(&known, &seen.dir) {
+            self.shelf.forget(&seen.dir).map_err(io::Error::other)?;
+        }
+        Ok(false)
+    }
+
+    /// Removes a folder unless there is something in it that is not its own, or was not sent. Gives whether it went. Blocks.
+    fn remove_unneeded(&self, dir: &Inside) -> io::Result<bool> {
+        let known = self.shelf.folders().map_err(io::Error::other)?;
+        let is_unsent = known.iter().any(|folder| folder.dir == *dir && folder.unsent);
+        if is_unsent || self.holds_others(&known, dir) {
+            return Ok(false);
+        }
+        self.remove_folder(dir).map(|()| true)
+    }
+
+    /// Whether a folder holds another one that is known, of results or of another snapshot: each goes by a rule of its own, and
+    /// before the one around it.
+    fn holds_others(&self, known: &[shelf::Folder], dir: &Inside) -> bool {
+        let is_there = |other: &Inside| !matches!(other.open_below(&self.fs_dir), Ok(None));
+        known.iter().any(|other| other.dir.is_within(dir) && other.dir != *dir && is_there(&other.dir))
     }
 
     fn to_reclaim(&self, needed: u64) -> io::Result<Vec<Inside>> {
         let free = free_bytes(&self.fs_dir)?;
         let min_free = self.keep.min_free.max(if needed > 0 { free + needed.max(LEAST) } else { 0 });
         let keep = Keep { min_free, ..self.keep };
+        let known = self.shelf.folders().map_err(io::Error::other)?;
         let mut candidates = Vec::new();
-        for folder in self.shelf.folders().map_err(io::Error::other)? {
-            if folder.snapshot.is_empty() || !folder.made {
-                continue;
-            }
+        for folder in known.iter().filter(|folder| !folder.snapshot.is_empty() && folder.made) {
             // Only where bytes count the files are looked at.
             let files = match keep.max_bytes > 0 || min_free > free {
-                true => self.files_of(&folder)?,
+                true => self.files_of(folder)?,
                 false => BTreeMap::new(),
             };
-            let busy = self.places.used_beside(&folder.dir, "");
-            candidates.push(Candidate { dir: folder.dir, used: folder.used, busy, files });
+            let used = self.places.used_beside(&folder.dir, "");
+            let busy = used || folder.unsent || self.holds_others(&known, &folder.dir);
+            candidates.push(Candidate { dir: folder.dir.clone(), used: folder.used, busy, files });
         }
         Ok(decide(&candidates, keep, free, super::now_ms()))
     }
@@ -189,8 +270,12 @@ pub(super) fn free_bytes(folder: &std::path::Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::cfs::tests::files_of;
     use super::*;
+    use crate::executor::backend::process::tests::task;
+    use crate::executor::spec::SnapshotIn;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn candidate(dir: &str, used: i64, files: &[(u64, u64)]) -> Candidate {
         let files = files.iter().map(|(inode, bytes)| ((1, *inode), *bytes)).collect();
@@ -225,6 +310,82 @@ mod tests {
         assert_eq!(gone(&all, keep(0, 51), 50), ["a"]);
         assert_eq!(gone(&all, keep(0, 52), 50), ["a", "b"]);
         assert_eq!(gone(&all, keep(0, 1 << 40), 50), ["a", "b", "c"]);
+    }
+
+    /// A folder with a file in it: its snapshot (empty: a label's), whether it is kept, whether something was not sent, and how
+    /// many hours ago it was used.
+    fn note(files: &CfsFiles, dir: &str, (snapshot, kept, unsent): (&str, bool, bool), hours: i64) {
+        std::fs::create_dir_all(files.fs_dir.join(dir)).unwrap();
+        std::fs::write(files.fs_dir.join(dir).join("f"), "content").unwrap();
+        let used = crate::executor::files::now_ms() - hours * 3600 * 1000;
+        let (dir, label, snapshot) = (Inside::read(dir).unwrap(), "/l".into(), snapshot.into());
+        files.shelf.keep(&shelf::Folder { dir, label, snapshot, made: true, kept, unsent, used }).unwrap();
+    }
+
+    fn is_there(files: &CfsFiles, dir: &str) -> bool {
+        files.fs_dir.join(dir).join("f").exists()
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_stays_as_long_as_results_lie_in_it() {
+        let home = tempfile::tempdir().unwrap();
+        let files = files_of(home.path());
+        files.places.expect(BTreeSet::new());
+        let (snapshot, unsent, kept) = (("s", true, false), ("", false, true), ("", true, false));
+        for (dir, of, hours) in [
+            ("a/src", snapshot, 20 * 24),
+            ("a/src/out", unsent, 20 * 24),
+            ("b/src", snapshot, 20 * 24),
+            ("b/src/deep/data", kept, 1),
+            ("c/src", snapshot, 20 * 24),
+            ("d/src", snapshot, 1),
+        ] {
+            note(&files, dir, of, hours);
+        }
+        // By age, and where the disk is full.
+        assert_eq!(files.reclaim(0).await.unwrap(), 1);
+        assert!(!is_there(&files, "c/src") && is_there(&files, "d/src"));
+        assert_eq!(files.reclaim(1).await.unwrap(), 1);
+        assert!(!is_there(&files, "d/src"));
+        for kept in ["a/src", "a/src/out", "b/src", "b/src/deep/data"] {
+            assert!(is_there(&files, kept), "{kept}");
+        }
+        // A job has removed it itself.
+        std::fs::remove_dir_all(files.fs_dir.join("b/src/deep")).unwrap();
+        assert_eq!(files.reclaim(0).await.unwrap(), 1);
+        assert!(!is_there(&files, "b/src") && is_there(&files, "a/src/out"));
+        assert_eq!(files.shelf.folders().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_left_behind_goes_when_nobody_came_back_for_it() {
+        let home = tempfile::tempdir().unwrap();
+        let files = files_of(home.path());
+        files.places.expect(BTreeSet::new());
+        for (dir, kept, unsent, hours) in [
+            ("left", false, false, 2),
+            ("recent", false, false, 0),
+            ("kept", true, false, 2),
+            ("unsent", false, true, 2),
+            ("used", false, false, 2),
+            ("around", false, false, 2),
+            ("around/kept", true, false, 2),
+        ] {
+            note(&files, dir, ("s", kept, unsent), hours);
+        }
+        let mut job = (*task(home.path(), "true", &[], serde_json::json!({})).job).clone();
+        let dir = Inside::read("used").unwrap();
+        job.snapshots = vec![SnapshotIn { id: "s".into(), label: "/l".into(), dir, keep_files: false, keep_snapshot: false }];
+        let using = files.places.enter(&job);
+        assert_eq!(files.reclaim(0).await.unwrap(), 1);
+        assert!(!is_there(&files, "left"));
+        for stays in ["recent", "kept", "unsent", "used", "around", "around/kept"] {
+            assert!(is_there(&files, stays), "{stays}");
+        }
+        drop(using);
+        // Until now it was in use.
+        assert_eq!(files.reclaim(0).await.unwrap(), 0);
+        assert!(is_there(&files, "used"));
     }
 
     proptest! {

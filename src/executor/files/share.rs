@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::ffi::OsStr;
+use std::fs::DirEntry;
 use std::fs::File;
 use std::fs::Permissions;
 use std::io;
@@ -75,6 +76,8 @@ pub(super) struct Arranged {
     pub(super) elsewhere: BTreeMap<String, Vec<PathBuf>>,
     /// Files that share an earlier snapshot's bytes now.
     pub(super) shared: u64,
+    /// Whether something that an earlier snapshot brought to this folder may still be in it.
+    pub(super) is_left: bool,
 }
 
 /// Works in one snapshot's folder. Blocks.
@@ -82,6 +85,8 @@ pub(super) struct Arranger<'a> {
     root: &'a Folder,
     shelf: &'a Shelf,
     share: ShareSnapshots,
+    /// Folders in it that stand for themselves, as paths below it: nothing is taken away from them.
+    spared: BTreeSet<String>,
     /// The folder that was worked in last: files come sorted.
     within: Option<(RelPath, Folder)>,
     seals: BTreeMap<(u64, u64), Seal>,
@@ -92,7 +97,13 @@ pub(super) struct Arranger<'a> {
 impl<'a> Arranger<'a> {
     pub(super) fn new(root: &'a Folder, shelf: &'a Shelf, share: ShareSnapshots) -> Arranger<'a> {
         let can_reflink = matches!(share, ShareSnapshots::Auto | ShareSnapshots::Reflink);
-        Arranger { root, shelf, share, within: None, seals: BTreeMap::new(), can_reflink, cloned: false }
+        let spared = BTreeSet::new();
+        Arranger { root, shelf, share, spared, within: None, seals: BTreeMap::new(), can_reflink, cloned: false }
+    }
+
+    /// As it is, with folders in it that stand for themselves.
+    pub(super) fn sparing(self, spared: BTreeSet<String>) -> Arranger<'a> {
+        Arranger { spared, ..self }
     }
 
     /// Removes what an earlier snapshot brought to this folder and this one does not hold.
@@ -119,6 +130,17 @@ impl<'a> Arranger<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Removes everything that this snapshot does not hold: where nobody knows what an earlier one brought to this folder.
+    pub(super) fn clear_all(&mut self, wanted: &[RemoteFile]) -> io::Result<()> {
+        self.within = None;
+        let files = wanted.iter().map(|file| &file.path).filter(|path| !path.is_folder_marker()).map(RelPath::as_str).collect();
+        let above = wanted.iter().flat_map(|file| file.path.ancestors()).map(|folder| folder.to_string());
+        let above_spared =
+            self.spared.iter().flat_map(|path| path.match_indices('/').map(move |(end, _)| path[..end].to_owned()));
+        let folders = above.chain(above_spared).collect();
+        clear_folder(self.root, "", &Stays { files, folders, spared: &self.spared })
     }
 
     /// Finds what is here already, and shares what earlier snapshots hold. What is known of files is written down.
@@ -211,7 +233,13 @@ impl<'a> Arranger<'a> {
         let Some(folder) = self.reach(path, true)? else { return Ok(()) };
         let target = folder.at(OsStr::new(path.name()));
         let is_folder = !path.is_folder_marker() && target.symlink_metadata().is_ok_and(|found| found.is_dir());
-        if is_folder { std::fs::remove_dir_all(target) } else { Ok(()) }
+        // With results in it, it stays, and the file is told to have no place.
+        if is_folder && !self.holds_spared(path.as_str()) { std::fs::remove_dir_all(target) } else { Ok(()) }
+    }
+
+    fn holds_spared(&self, path: &str) -> bool {
+        let is_within = |rest: &str| rest.is_empty() || rest.starts_with('/');
+        self.spared.iter().any(|spared| spared.strip_prefix(path).is_some_and(is_within))
     }
 
     /// Whether a file is here with the right content.
@@ -332,6 +360,63 @@ impl<'a> Arranger<'a> {
     }
 }
 
+/// What stays in a folder that is cleared, as paths below it.
+struct Stays<'a> {
+    files: BTreeSet<&'a str>,
+    /// Folders in which something stays.
+    folders: BTreeSet<String>,
+    /// Folders that stay with all that is in them.
+    spared: &'a BTreeSet<String>,
+}
+
+/// Removes from an open folder what does not stay. `path` is where it is: empty at the root, else with a `/` at its end.
+fn clear_folder(folder: &Folder, path: &str, stays: &Stays<'_>) -> io::Result<()> {
+    unlock(folder)?;
+    for entry in std::fs::read_dir(folder.here())? {
+        let entry = entry?;
+        // What is no text is in no snapshot, and no path that stays holds a NUL.
+        let below = format!("{path}{}", entry.file_name().to_str().unwrap_or("\0"));
+        clear_entry(folder, &entry, &below, stays)?;
+    }
+    Ok(())
+}
+
+fn clear_entry(folder: &Folder, entry: &DirEntry, below: &str, stays: &Stays<'_>) -> io::Result<()> {
+    // One that is gone is as good as removed.
+    let Ok(kind) = entry.file_type() else { return Ok(()) };
+    if stays.spared.contains(below) || (kind.is_file() && stays.files.contains(below)) {
+        return Ok(());
+    }
+    let name = entry.file_name();
+    if !kind.is_dir() {
+        // A link, too: it is removed, and not what it leads to.
+        return remove(&folder.at(&name));
+    }
+    match folder.enter(&name) {
+        Ok(within) => clear_folder(&within, &format!("{below}/"), stays)?,
+        // Swapped meanwhile.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    if stays.folders.contains(below) {
+        return Ok(());
+    }
+    match std::fs::remove_dir(folder.at(&name)) {
+        // What came into it meanwhile is of none of the snapshots.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => Ok(()),
+        other => other,
+    }
+}
+
+/// Jobs make folders that nobody may write, too.
+fn unlock(folder: &Folder) -> io::Result<()> {
+    let mode = std::fs::metadata(folder.here())?.mode() & 0o7777;
+    if mode & FOLDER_MODE == FOLDER_MODE {
+        return Ok(());
+    }
+    std::fs::set_permissions(folder.here(), Permissions::from_mode(mode | FOLDER_MODE))
+}
+
 fn open(folder: &Folder, name: &str) -> io::Result<(File, std::fs::Metadata)> {
     folder.file(&RelPath::parse(name).map_err(io::Error::other)?)
 }
@@ -367,7 +452,7 @@ fn is_impossible(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::EXDEV | libc::ENOSYS))
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 

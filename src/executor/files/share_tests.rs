@@ -137,3 +137,36 @@ fn what_an_earlier_snapshot_left_in_a_folder_goes() {
         assert!(!disk.path("s").join(gone).exists(), "{gone}");
     }
 }
+
+#[test]
+fn where_nothing_is_known_all_that_is_not_wanted_goes_and_no_link_is_followed() {
+    let disk = Disk::new();
+    let old = disk.fetched("s", &[("a", "one"), ("d/b", "two"), ("d/gone", "three"), ("x", "four"), ("d/out/result", "five")]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::write(elsewhere.path().join("secret"), "").unwrap();
+    for link in ["s/link", "s/d/link", "s/wanted"] {
+        symlink(elsewhere.path(), disk.path(link)).unwrap();
+    }
+    std::fs::create_dir_all(disk.path("s/locked/in")).unwrap();
+    std::fs::write(disk.path("s/locked/in/file"), "").unwrap();
+    std::fs::write(disk.path("s").join(OsStr::from_bytes(b"no text \xff")), "").unwrap();
+    for locked in ["s/locked/in", "s/locked"] {
+        std::fs::set_permissions(disk.path(locked), Permissions::from_mode(0o500)).unwrap();
+    }
+    let mut wanted = old.files[..2].to_vec();
+    wanted.extend(["wanted/z", "x/y"].map(|path| remote(path, "six", "object of six")));
+    let folder = disk.folder("s");
+    let spared = BTreeSet::from(["d/out".to_owned()]);
+    let mut arranger = Arranger::new(&folder, &disk.shelf, ShareSnapshots::Auto).sparing(spared);
+    arranger.clear_all(&wanted).unwrap();
+    let names = |folder: &Path| {
+        let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(&disk.path("s")), ["a", "d"]);
+    assert_eq!(names(&disk.path("s/d")), ["b", "out"]);
+    assert_eq!(names(&disk.path("s/d/out")), ["result"]);
+    assert_eq!(names(elsewhere.path()), ["secret"]);
+    assert_eq!(arranger.arrange(&wanted, &[]).unwrap().missing, wanted[2..]);
+}

@@ -106,6 +106,16 @@ impl Shelf {
         self.lock().execute("UPDATE folder SET unsent = ?2 WHERE dir = ?1", params![dir.as_str(), unsent]).map(drop)
     }
 
+    /// Notes that folders are of use now.
+    pub(super) fn touch(&self, dirs: &[&Inside], now: i64) -> rusqlite::Result<()> {
+        let mut db = self.lock();
+        let change = db.transaction()?;
+        for dir in dirs {
+            change.execute("UPDATE folder SET used = ?2 WHERE dir = ?1", params![dir.as_str(), now])?;
+        }
+        change.commit()
+    }
+
     /// Forgets a folder, and those in it.
     pub(super) fn forget(&self, dir: &Inside) -> rusqlite::Result<()> {
         let inside = format!("{dir}/");
@@ -194,8 +204,10 @@ mod tests {
         assert_eq!(names(), ["p/a/b", "p/a_b", "p/a", "p/aa"]);
         shelf.note_unsent(&Inside::read("p/a").unwrap(), true).unwrap();
         assert!(shelf.folder(&Inside::read("p/a").unwrap()).unwrap().unwrap().unsent);
+        shelf.touch(&[&Inside::read("p/aa").unwrap(), &Inside::read("p/none").unwrap()], 4).unwrap();
+        assert_eq!(names(), ["p/aa", "p/a/b", "p/a_b", "p/a"]);
         shelf.forget(&Inside::read("p/a").unwrap()).unwrap();
-        assert_eq!(names(), ["p/a_b", "p/aa"]);
+        assert_eq!(names(), ["p/aa", "p/a_b"]);
         let stat = Stat { size: 1, mtime: 2, ctime: 3, inode: u64::MAX, device: 4 };
         shelf.seal(&[Seal { stat, mode: 0o444, sha256: "ab".into() }]).unwrap();
         let found = shelf.seal_of((4, u64::MAX)).unwrap().unwrap();

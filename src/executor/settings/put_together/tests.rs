@@ -90,6 +90,10 @@ fn every_variable_of_todays_executors_has_an_effect() {
         ("EXECUTOR_LOCATION_LONG", "27.7"),
         ("EXECUTOR_LOCATION_LAT", "64.2"),
         ("EXECUTOR_LOCATION_DESC", "Kajaani"),
+        ("EXECUTOR_HW_CORES", "20480"),
+        ("EXECUTOR_HW_PLATFORM", "linux"),
+        ("EXECUTOR_HW_ARCHITECTURE", "x86_64"),
+        ("EXECUTOR_HW_NETWORK", "slingshot ethernet"),
         ("SLURM_ACCOUNT", "project_1"),
         ("SLURM_PARTITION", "small-g"),
         ("SLURM_MODULE", "rocm"),
@@ -107,21 +111,121 @@ fn every_variable_of_todays_executors_has_an_effect() {
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let options = loaded.into_options().unwrap();
     let Backend::Slurm(slurm) = &options.backend else { panic!("{:?}", options.backend) };
-    assert_eq!(slurm.partition.as_deref(), Some("small-g"));
+    assert_eq!((options.name.as_str(), options.executor_type.as_str()), ("lumi", "hpc"));
+    assert_eq!(options.fs_dir, Path::new("/scratch/cfs"));
+    assert_eq!((slurm.partition.as_deref(), slurm.account.as_deref()), (Some("small-g"), Some("project_1")));
     assert_eq!((slurm.modules.as_slice(), slurm.request_resources), (&["rocm".to_owned()][..], false));
     assert_eq!(slurm.gpu_request, crate::executor::backend::slurm::GpuRequest::GpusPerNode);
     assert!(slurm.images.rocm);
     assert_eq!(slurm.images.folder.as_deref(), Some(Path::new("/scratch/images")));
+    assert_eq!(slurm.images.cache.as_deref(), Some(Path::new("/scratch/cache")));
     assert_eq!(slurm.images.temporary.as_deref(), Some(Path::new("/scratch/tmp")));
     assert_eq!(options.jobs_dir.as_deref(), Some(Path::new("/scratch/logs")));
     assert_eq!((slurm.home.as_deref(), options.tell_steps), (Some("/home/x"), true));
-    let hardware = &options.described.hardware;
-    assert_eq!((hardware.nodes, hardware.cpu.as_str(), hardware.gpu.nodecount), (10, "2560000m", 8));
-    assert_eq!((options.described.location.as_str(), options.described.software[0].kind.as_str()), ("Kajaani", "hpc"));
+    let gpu = Gpu { name: "mi250".into(), mem: "64Gi".into(), count: 8, nodecount: 8 };
+    let hardware = Hardware {
+        model: "AMD".into(),
+        nodes: 10,
+        cpu: "2560000m".into(),
+        cores: 20480,
+        mem: "512Gi".into(),
+        storage: "1Ti".into(),
+        platform: "linux".into(),
+        architecture: "x86_64".into(),
+        network: vec!["slingshot".into(), "ethernet".into()],
+        gpu,
+    };
+    assert_eq!(options.described.hardware, hardware);
+    let software = Software { name: "colonyos/hpcexecutor".into(), kind: "hpc".into(), version: "1".into() };
+    assert_eq!((options.described.software.as_slice(), options.described.location.as_str()), (&[software][..], "Kajaani"));
     assert_eq!((options.access.tls, options.access.key.expose(), options.store.region.as_str()), (false, KEY, "eu"));
-    let kubernetes = [("EXECUTOR_HW_TOTAL_CPU", "4000m"), ("EXECUTOR_HW_TOTAL_MEM", "8Gi")];
-    let capacity = desk.load("kubernetes", "", &kubernetes).unwrap().options.capacity;
+    let kubernetes = [
+        ("EXECUTOR_HW_TOTAL_CPU", "4000m"),
+        ("EXECUTOR_HW_TOTAL_MEM", "8Gi"),
+        ("EXECUTOR_K8S_NAMESPACE", "jobs"),
+        ("EXECUTOR_K8S_PVC", "files"),
+        // Known, and without an effect.
+        ("EXECUTOR_K8S_NAME", "cluster"),
+    ];
+    let loaded = desk.load("kubernetes", "", &kubernetes).unwrap();
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let (capacity, told) = (loaded.options.capacity, &loaded.options.described.hardware);
     assert_eq!((capacity.cpu_millis, capacity.mem_mib), (Some(4000), Some(8192)));
+    assert_eq!((told.cpu.as_str(), told.mem.as_str()), ("4000m", "8Gi"));
+    let Backend::Kubernetes(kubernetes) = &loaded.options.backend else { panic!("{:?}", loaded.options.backend) };
+    assert_eq!((kubernetes.namespace.as_deref(), kubernetes.volume_claim.as_str()), (Some("jobs"), "files"));
+    assert!(!loaded.shown.rows.iter().any(|row| row.value.as_deref() == Some("cluster")));
+}
+
+#[test]
+fn where_an_executor_stands_is_checked_and_shown() {
+    let desk = Desk::new();
+    let set = [("EXECUTOR_LOCATION_LONG", "27.7"), ("EXECUTOR_LOCATION_LAT", "64.2"), ("EXECUTOR_LOCATION_NAME", "Kajaani")];
+    let loaded = desk.load("process", "", &set).unwrap();
+    let row = |name: &str| {
+        let row = loaded.shown.rows.iter().find(|row| row.name == name).unwrap();
+        (row.value.clone().unwrap(), row.origin.clone())
+    };
+    assert_eq!(row("location.long"), ("27.7".into(), "environment, EXECUTOR_LOCATION_LONG".into()));
+    assert_eq!(row("location.lat"), ("64.2".into(), "environment, EXECUTOR_LOCATION_LAT".into()));
+    for name in ["EXECUTOR_LOCATION_LONG", "EXECUTOR_LOCATION_LAT"] {
+        let said = desk.load("process", "", &[(name, "north")]).unwrap_err().to_string();
+        assert_eq!(said, format!("environment, {name}: must be a number, found \"north\""));
+    }
+}
+
+/// The examples as they stand, or with all that is only suggested in them.
+fn examples(suggested: bool) -> Vec<(String, String)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/executor");
+    // `#key = …` is a setting, `# Words` are words.
+    let plain = |line: &str| match line.strip_prefix('#').filter(|rest| suggested && !rest.is_empty() && !rest.starts_with(' ')) {
+        Some(setting) => format!("{setting}\n"),
+        None => format!("{line}\n"),
+    };
+    let read = |entry: std::fs::DirEntry| {
+        let text = std::fs::read_to_string(entry.path()).unwrap();
+        (entry.file_name().into_string().unwrap(), text.lines().map(plain).collect::<String>())
+    };
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    entries.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "toml")).map(read).collect()
+}
+
+#[test]
+fn every_example_can_be_used_as_it_stands_and_with_what_it_suggests() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().unwrap();
+    let keys = home.path().join(".config/pollinator");
+    std::fs::create_dir_all(&keys).unwrap();
+    for (name, key) in [("store.key", "5ecre7too"), ("owner.key", OWNER)] {
+        std::fs::write(keys.join(name), key).unwrap();
+        std::fs::set_permissions(keys.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let variables = [("HOME", home.path().to_str().unwrap())].map(|(name, value)| (name.to_owned(), value.to_owned()));
+    // What comes from a Secret in the cluster.
+    let secrets = [("AWS_S3_ACCESSKEY", "lab-access"), ("AWS_S3_SECRETKEY", "5ecre7too"), ("COLONIES_COLONY_PRVKEY", OWNER)];
+    let mut backends = Vec::new();
+    for (name, text) in examples(false).into_iter().chain(examples(true)) {
+        let mut environment = BTreeMap::from(variables.clone());
+        if name == "kubernetes.toml" {
+            environment.extend(secrets.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        }
+        // The shell that prints a key has the home folder of whoever runs the test.
+        let text = text.replace("\"cat ~/", &format!("\"cat {}/", home.path().display()));
+        let path = home.path().join(&name);
+        std::fs::write(&path, &text).unwrap();
+        let asked = Asked { config: Some(path), ..Asked::default() };
+        let loaded = load(&Sources { environment, profile: None }, &asked).unwrap_or_else(|e| panic!("{name}: {e}\n{text}"));
+        assert!(loaded.warnings.is_empty(), "{name}: {:?}", loaded.warnings);
+        assert_eq!(format!("{}.toml", loaded.options.backend.name()), name);
+        assert_eq!(loaded.options.store.secret_key.expose(), "5ecre7too", "{name}");
+        if text.contains("\nowner-key-file") {
+            assert_eq!(loaded.options.owner_key.as_ref().map(Secret::expose), Some(OWNER), "{name}");
+        }
+        backends.push(loaded.options.backend.name());
+    }
+    backends.sort_unstable();
+    backends.dedup();
+    assert_eq!(backends, ["container", "kubernetes", "process", "slurm"]);
 }
 
 #[test]
