@@ -210,7 +210,8 @@ impl Client {
         self.list("getprocessesmsg", payload).await
     }
 
-    /// Processes in one state that ended (or came) within the last `seconds`. Empty `executor_id`: of everybody.
+    /// All processes in one state that were submitted within the last `seconds`, earliest first. Empty `executor_id`: whoever
+    /// has or had them.
     pub async fn process_history(&self, state: ProcessState, seconds: i64, executor_id: &str) -> Result<Vec<Process>, Error> {
         let payload = json!({ "colonyname": self.colony(), "executorid": executor_id, "seconds": seconds, "state": state });
         self.list("getprocesshistmsg", payload).await

@@ -95,6 +95,11 @@ impl Error {
         }
     }
 
+    /// Whether the answer is a fault of the server's own (5xx, garbage), whatever its cause.
+    pub fn is_fault_of_the_server(&self) -> bool {
+        self.status().is_some_and(|status| status >= 500) || matches!(self, Error::Garbage { .. })
+    }
+
     /// Whether the server says that what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         match self {

@@ -13,6 +13,7 @@ use super::journal::Pending;
 use super::text;
 use crate::colonies;
 use crate::colonies::Client;
+use std::borrow::Cow;
 use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
@@ -29,8 +30,8 @@ const CHUNK: usize = text::MESSAGE_LIMIT;
 const TURN: usize = 16;
 /// Equal messages in a row that can be counted in one page of the server's log.
 pub const COMPARABLE: u32 = 400;
-/// How often a message that the server answers with an error of its own (5xx) is tried before it is passed over.
-const SERVER_TRIES: u32 = 8;
+/// How often the server may answer a message with a fault of its own (5xx) before it is offered in plain ASCII instead.
+const SERVER_TRIES: u32 = if cfg!(test) { 3 } else { 8 };
 /// Longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
@@ -147,29 +148,33 @@ impl LogStream {
 
     /// Sends one message until it is accepted or refused for good. `unsure`: the server may have it already.
     async fn deliver(&self, pending: &Pending, message: &str, mut unsure: bool) -> Result<Result<(), colonies::Error>, Error> {
+        let mut message = Cow::Borrowed(message);
         let mut pause = PACE;
         let mut server_errors = 0;
         loop {
             let tried = match unsure {
-                true => self.has(pending, message).await,
+                true => self.has(pending, &message).await,
                 false => Ok(false),
             };
             let tried = match tried {
                 Ok(true) => Ok(()),
-                Ok(false) => self.client.add_log(&self.process_id, message).await,
+                Ok(false) => self.client.add_log(&self.process_id, &message).await,
                 Err(e) => Err(e),
             };
             let error = match tried {
                 Ok(()) => return Ok(Ok(self.journal.sent(self.job_id, pending, true)?)),
                 Err(error) => error,
             };
-            let server_error = error.status().is_some_and(|s| s >= 500) || matches!(error, colonies::Error::Garbage { .. });
-            server_errors += u32::from(server_error && !error.is_temporary());
+            let at_fault = error.is_fault_of_the_server() && !error.is_temporary();
+            server_errors += u32::from(at_fault);
             if error.status() == Some(403) && !error.is_not_member() {
                 return Ok(Err(error));
             }
-            let again = error.is_temporary() || error.is_not_member() || (server_error && server_errors < SERVER_TRIES);
-            if !again {
+            if server_errors == SERVER_TRIES {
+                tracing::warn!(process = self.process_id, %error, "a log message is offered in plain ASCII");
+                message = Cow::Owned(message.replace(|c: char| !c.is_ascii_graphic() && !" \t\n".contains(c), "?"));
+            }
+            if !(error.is_temporary() || error.is_not_member() || at_fault) {
                 tracing::warn!(process = self.process_id, %error, "the server does not take a log message: it is passed over");
                 return Ok(Ok(self.journal.sent(self.job_id, pending, false)?));
             }

@@ -261,17 +261,11 @@ pub(super) fn history(work: &Work<'_>, context: &Context, payload: &Payload) -> 
     members::require_member(work.db, context, &colony)?;
     let state = ProcessState::from_number(payload.number("state")?);
     let state = state.ok_or_else(|| Refused::bad("Failed to get process history, invalid msg.State"))?;
-    let time = match state {
-        ProcessState::Waiting => "submitted",
-        ProcessState::Running => "started",
-        _ => "ended",
-    };
     let since = now().saturating_sub(payload.number("seconds")?.saturating_mul(1_000_000_000));
-    let sql = format!(
-        "SELECT body FROM process WHERE colony = ?1 AND state = ?2 AND {time} >= ?3 AND (?4 = '' OR executor_id = ?4)
-         ORDER BY submitted, rowid"
-    );
-    read_list(work.db, &sql, params![colony, state.number(), since, payload.text("executorid")?])
+    // By submission, whatever the state: so `FindProcessesByExecutorID` of colonies has it.
+    let sql = "SELECT body FROM process WHERE colony = ?1 AND state = ?2 AND submitted >= ?3 AND (?4 = '' OR executor_id = ?4)
+         ORDER BY submitted, rowid";
+    read_list(work.db, sql, params![colony, state.number(), since, payload.text("executorid")?])
 }
 
 /// The process of a payload, its colony checked; "not found" is 500 in these calls.

@@ -5,7 +5,6 @@ use super::inbox::Inbox;
 use super::now_ms;
 use crate::colonies::Error as ColonyError;
 use crate::colonies::Process;
-use crate::colonies::ProcessFilter;
 use crate::colonies::ProcessState;
 use crate::executor::error::Error;
 use crate::executor::journal;
@@ -19,8 +18,9 @@ use std::time::Duration;
 
 /// Pause after a poll that failed.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Most processes that the server lists at once.
-const LIST: u32 = 100;
+/// Seconds: longer than a process runs. The list of all running processes ends with the hundredth; that of an executor, by
+/// time, has no end (`FindProcessesByExecutorID` of colonies, which counts from the submission).
+const EVER: i64 = 10 * 365 * 24 * 3600;
 
 impl Host {
     /// Polls until the shutdown. The poll never pauses for being busy: it is the executor's only sign of life.
@@ -86,8 +86,7 @@ impl Host {
 
     /// Takes up processes that the server says are ours, and of which we know nothing.
     async fn reconcile(self: &Arc<Host>) -> Result<(), ColonyError> {
-        let filter = ProcessFilter::ExecutorType(self.executor_type.clone());
-        let running = self.client.processes(ProcessState::Running, LIST, &filter).await?;
+        let running = self.client.process_history(ProcessState::Running, EVER, self.client.id()).await?;
         for process in running.into_iter().filter(|p| p.assignedexecutorid == self.client.id()) {
             if let Err(error) = self.take(process) {
                 tracing::error!(%error, "a process of ours cannot be taken up");
@@ -102,27 +101,32 @@ impl Host {
 
     /// An assignment: to the task that has the process already, or to a new one.
     pub(super) fn take(self: &Arc<Host>, process: Process) -> Result<(), Error> {
-        let live = self.live();
+        // Held until it has a task: nobody else gives it one meanwhile.
+        let mut live = self.live();
         if let Some(inbox) = live.get(&process.processid) {
             inbox.put(process);
             return Ok(());
         }
-        drop(live);
         let known = self.journal.find(&process.processid, journal::attempt_of(&process))?;
         if known.is_some_and(|entry| entry.stage == Stage::Closed) {
             return Ok(());
         }
         tracing::info!(process = process.processid, "assigned");
         let entry = self.journal.assigned(&process, now_ms())?;
-        self.adopt(entry);
+        self.give_task(&mut live, entry);
         Ok(())
     }
 
-    /// Gives an attempt a task of its own.
+    /// Goes on with an attempt of an earlier life.
     pub(super) fn adopt(self: &Arc<Host>, entry: Entry) {
+        self.give_task(&mut self.live(), entry);
+    }
+
+    /// Gives an attempt a task of its own.
+    fn give_task(self: &Arc<Host>, live: &mut HashMap<String, Arc<Inbox>>, entry: Entry) {
         let id = entry.process.processid.clone();
         let inbox = Arc::new(Inbox::default());
-        self.live().insert(id.clone(), inbox.clone());
+        live.insert(id.clone(), inbox.clone());
         let host = self.clone();
         // Before the next poll can offer it again.
         let ticket = self.reserve(&entry);

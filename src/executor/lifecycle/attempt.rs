@@ -5,8 +5,14 @@ use super::guard::Guard;
 use super::guard::Lost;
 use super::inbox::Inbox;
 use super::now_ms;
+use super::patience::Delay;
+use super::patience::TELL_DELAY;
+use super::patience::repeated;
+use super::retry::SERVER_TRIES;
 use super::retry::until_answered;
+use super::retry::until_heard;
 use super::room::Ticket;
+use crate::colonies::ProcessState;
 use crate::executor::backend::Adopted;
 use crate::executor::backend::Failure;
 use crate::executor::backend::Handle;
@@ -27,14 +33,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
 
-/// How often files are tried when the colony or the store is not there (about twelve minutes), and the pause
-/// between, which grows.
-const FILE_TRIES: u32 = 16;
-const FILE_PAUSE: Duration = Duration::from_secs(5);
-const LONGEST_FILE_PAUSE: Duration = Duration::from_secs(60);
-/// How often an attempt is taken up again when the journal cannot be written, and the pause between.
-const JOURNAL_TRIES: u32 = 30;
-const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
+/// How long files are tried to be brought in when the colony or the store is not there.
+const INPUT_PATIENCE: Duration = Duration::from_secs(12 * 60);
+/// How long results are tried to be sent back. They cost a place for processes of a colony whose store is away; giving up
+/// would cost the work of a job.
+const RESULT_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// After so many tries the reader of the process log is told that results are still here.
+const RESULTS_LATE: u32 = 4;
 /// How long a job may take to end by itself when it is asked to.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// Pause before a question that the backend could not answer is asked again.
@@ -53,6 +58,7 @@ pub(super) struct Attempt {
     pub(super) entry: Entry,
     pub(super) guard: Guard,
     ticket: Arc<Mutex<Ticket>>,
+    delay: Delay,
     /// None where the specification is refused.
     pub(super) work: Option<Known>,
 }
@@ -64,59 +70,8 @@ pub(super) struct Known {
 }
 
 impl Host {
-    /// Lives an attempt through. What goes wrong in it, a panic too, fails that process only.
-    pub(super) async fn supervise(self: &Arc<Host>, entry: Entry, inbox: Arc<Inbox>, ticket: Ticket) {
-        let ticket = Arc::new(Mutex::new(ticket));
-        let mut tries = 1;
-        let reason = loop {
-            let (host, copy, inbox, ticket) = (self.clone(), self.reread(&entry), inbox.clone(), ticket.clone());
-            match tokio::spawn(async move { host.live_through(copy, inbox, ticket).await }).await {
-                Ok(Ok(())) => return,
-                // The journal or a folder cannot be written (a full disk?): the job itself may be fine.
-                Ok(Err(error)) if tries < JOURNAL_TRIES => {
-                    tracing::error!(process = entry.process.processid, %error, "an attempt stands still; going on soon");
-                    tries += 1;
-                    tokio::select! { () = self.shutdown.cancelled() => return, () = tokio::time::sleep(JOURNAL_PAUSE) => {} }
-                }
-                Ok(Err(error)) => break error.to_string(),
-                Err(panic) if panic.is_panic() => break "internal error of the executor (see its log)".to_owned(),
-                Err(_) => return,
-            }
-        };
-        tokio::select! { () = self.shutdown.cancelled() => {}, () = self.break_off(&entry, reason) => {} }
-    }
-
-    /// The entry as the journal has it now; as it was where the journal cannot be read.
-    fn reread(&self, entry: &Entry) -> Entry {
-        match self.journal.by_id(entry.job_id) {
-            Ok(Some(now)) => now,
-            _ => entry.clone(),
-        }
-    }
-
-    /// Ends an attempt that cannot be lived through.
-    async fn break_off(self: &Arc<Host>, entry: &Entry, reason: String) {
-        let id = &entry.process.processid;
-        tracing::error!(process = id, reason, "an attempt broke");
-        let now = self.reread(entry);
-        if let (Some(handle), Ok(job)) = (now.handle, Job::read(&entry.process, false)) {
-            let folder = self.folder_of(&job, entry.job_id);
-            let task = Task { job: Arc::new(job), folder, fs_dir: self.fs_dir.clone() };
-            if let Err(error) = self.engine.kill(&task, &Handle(handle), GRACE).await {
-                tracing::error!(process = id, %error, "its job cannot be killed");
-            }
-        }
-        let errors = [reason];
-        if let Err(error) = until_answered("closefailed", || self.client.close_failed(id, &errors)).await {
-            tracing::warn!(process = id, %error, "cannot be closed");
-        }
-        if let Err(error) = self.journal.closed(entry.job_id, now_ms()) {
-            tracing::error!(process = id, %error, "cannot be written down as closed");
-        }
-    }
-
     /// One folder for each attempt; it begins with the process id for whoever looks.
-    fn folder_of(&self, job: &Job, job_id: i64) -> PathBuf {
+    pub(super) fn folder_of(&self, job: &Job, job_id: i64) -> PathBuf {
         self.jobs_dir.join(format!("{}-{job_id}", job.process_id))
     }
 
@@ -125,10 +80,15 @@ impl Host {
         self.room.hold(Job::read(&entry.process, self.engine.needs_image()).ok().as_ref())
     }
 
-    async fn live_through(self: &Arc<Host>, entry: Entry, inbox: Arc<Inbox>, ticket: Arc<Mutex<Ticket>>) -> Result<(), Error> {
+    pub(super) async fn live_through(
+        self: &Arc<Host>,
+        entry: Entry,
+        inbox: Arc<Inbox>,
+        ticket: Arc<Mutex<Ticket>>,
+    ) -> Result<(), Error> {
         let read = Job::read(&entry.process, self.engine.needs_image());
         let guard = Guard::new(self.clone(), &entry, inbox);
-        let mut attempt = Attempt { host: self.clone(), entry, guard, ticket, work: None };
+        let mut attempt = Attempt { host: self.clone(), entry, guard, ticket, delay: Delay::default(), work: None };
         match read {
             Ok(job) => attempt.work = Some(attempt.prepare_folder(job)?),
             Err(refusal) if attempt.entry.verdict.is_none() => {
@@ -215,8 +175,10 @@ impl Attempt {
     async fn bring_in(&mut self, task: &Task) -> Result<Go, Error> {
         let host = self.host.clone();
         let work = async {
+            // First its turn, then its place: who has a place waits for nobody who waits for one.
+            host.places.turn(&task.job).await;
             self.ticket.lock().await.ready().await;
-            repeated(|| host.files.bring_in(&task.job)).await
+            repeated(INPUT_PATIENCE, |_, _| {}, || host.files.bring_in(&task.job)).await
         };
         let brought = tokio::select! {
             brought = work => brought,
@@ -254,17 +216,28 @@ impl Attempt {
         match self.host.engine.start(task).await {
             Ok(handle) => self.started(&handle),
             // It may have started all the same: looked for before it is started again.
-            Err(e) if e.is_temporary() => self.rest(task, &e).await,
+            Err(e) if e.is_temporary() => {
+                self.delay.reason = e.to_string();
+                self.rest(task, &e).await
+            }
             Err(e) => self.decide(Fate::Failed, vec![format!("the job could not be started: {e}")]),
         }
     }
 
-    /// A pause before a backend that did not answer is asked again.
+    /// A pause, longer each time, before a backend is asked again that did not answer, or would not take the job now. Who waits
+    /// for the job hears why.
     async fn rest(&mut self, task: &Task, error: &Failure) -> Result<Go, Error> {
-        tracing::warn!(process = self.entry.process.processid, %error, "the backend does not answer; asking again");
-        let host = self.host.clone();
+        let (pause, times) = self.delay.next();
+        tracing::warn!(process = self.entry.process.processid, %error, ?pause, "the backend does not answer; asking again");
+        let (host, teller) = (self.host.clone(), self.teller(task));
+        let waiting = async {
+            if times == TELL_DELAY {
+                teller.hold_up(&error.to_string()).await;
+            }
+            tokio::time::sleep(pause).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(BACKEND_PAUSE) => Ok(Go::On),
+            () = waiting => Ok(Go::On),
             lost = self.guard.lost() => { let lost = lost?; self.abandon(task, lost).await }
             () = host.shutdown.cancelled() => Ok(Go::Leave),
         }
@@ -305,7 +278,11 @@ impl Attempt {
     async fn find_again(&mut self, task: &Task) -> Result<Go, Error> {
         match self.host.engine.adopt(task, None).await {
             Ok(Adopted::Started(handle)) => self.started(&handle),
-            Ok(Adopted::Never) => self.start_now(task).await,
+            Ok(Adopted::Never) => match self.delay.over() {
+                // It surely does not run, and nobody would take it for so long.
+                Some(reason) => self.decide(Fate::Failed, vec![format!("the job could not be started for a day: {reason}")]),
+                None => self.start_now(task).await,
+            },
             // Not knowing is no end.
             Err(e) => self.rest(task, &e).await,
         }
@@ -319,23 +296,41 @@ impl Attempt {
             return self.advance(Stage::SentBack);
         }
         let host = self.host.clone();
-        let sending = repeated(|| host.files.send_back(&task.job));
+        let process = self.entry.process.processid.clone();
+        let late = |tries: u32, error: &FilesError| {
+            let line = format!("pollinator: the results are still here: {error}; this is tried for a day\n");
+            let (client, process) = (host.client.clone(), process.clone());
+            if tries == RESULTS_LATE {
+                tokio::spawn(async move {
+                    if let Err(error) = client.add_log(&process, &line).await {
+                        tracing::debug!(process, %error, "the reader of the log is not told");
+                    }
+                });
+            }
+        };
+        let sending = repeated(RESULT_PATIENCE, late, || host.files.send_back(&task.job));
         tokio::pin!(sending);
-        let sent = tokio::select! {
-            sent = &mut sending => sent,
-            lost = self.guard.lost(), if fate != Fate::Cancelled => match lost? {
-                // The verdict is heard no more, but the results are still wanted.
-                Lost::Over => sending.await,
-                Lost::TakenAway => {
-                    self.give_up(Lost::TakenAway)?;
-                    return self.advance(Stage::SentBack);
-                }
-            },
-            () = host.shutdown.cancelled() => return Ok(Go::Leave),
+        let mut over = fate == Fate::Cancelled;
+        let sent = loop {
+            tokio::select! {
+                sent = &mut sending => break sent,
+                lost = self.guard.lost(), if !over => match lost? {
+                    // The verdict is heard no more, but the results are still wanted.
+                    Lost::Over => over = true,
+                    Lost::TakenAway => {
+                        self.give_up(Lost::TakenAway)?;
+                        return self.advance(Stage::SentBack);
+                    }
+                },
+                () = host.shutdown.cancelled() => return Ok(Go::Leave),
+            }
         };
         let problems = match sent {
             Ok(problems) => problems,
-            Err(e) => vec![e.to_string()],
+            Err(e) => {
+                let left = format!("they lie below {} on the machine of the executor", self.host.fs_dir.display());
+                vec![e.to_string(), left]
+            }
         };
         if !problems.is_empty() {
             self.results_missing(problems)?;
@@ -366,25 +361,60 @@ impl Attempt {
         let verdict = self.entry.verdict.clone().unwrap_or(Verdict { fate: Fate::Failed, errors: Vec::new() });
         let telling = async {
             match verdict.fate {
-                Fate::Success => until_answered("closesuccessful", || host.client.close_successful(&id, &[])).await,
-                Fate::Failed => until_answered("closefailed", || host.client.close_failed(&id, &verdict.errors)).await,
+                Fate::Success => until_heard("closesuccessful", |_| host.client.close_successful(&id, &[])).await,
+                Fate::Failed => {
+                    until_heard("closefailed", |faults| host.client.close_failed(&id, plainer(&verdict.errors, faults))).await
+                }
                 Fate::Cancelled | Fate::TakenAway => Ok(()),
             }
         };
-        tokio::select! {
+        let refused = tokio::select! {
             // The answer counts before the echo of it that the guard hears.
             biased;
-            told = telling => if let Err(error) = told {
-                // Refused for good: it was closed by an answer that we lost, or it is not ours any more.
-                tracing::info!(process = id, %error, "the server does not want the verdict");
-            },
-            lost = self.guard.lost() => { lost?; }
+            told = telling => told.err(),
+            lost = self.guard.lost() => {
+                self.note_lost(lost?);
+                None
+            }
             () = host.shutdown.cancelled() => return Ok(Go::Leave),
+        };
+        if let Some(error) = refused {
+            tracing::info!(process = id, %error, "the server does not want the verdict");
+            tokio::select! {
+                () = self.refused(&error) => {}
+                () = host.shutdown.cancelled() => return Ok(Go::Leave),
+            }
         }
         host.journal.closed(self.entry.job_id, now_ms())?;
         self.entry.stage = Stage::Closed;
         tracing::info!(process = id, fate = ?verdict.fate, "closed");
         Ok(Go::On)
+    }
+
+    /// A verdict was refused for good: it was closed by an answer that we lost, or it is not ours any more; or the server cannot
+    /// bear this verdict, and takes a plainer one.
+    async fn refused(&mut self, error: &crate::colonies::Error) {
+        let (host, id) = (self.host.clone(), self.entry.process.processid.clone());
+        match until_answered("getprocess", || host.client.process(&id)).await {
+            Ok(now) if now.state.is_final() => {}
+            Ok(now) if now.state == ProcessState::Running && now.assignedexecutorid == host.client.id() => {
+                let reason = [format!("the server did not take the verdict: {error}")];
+                if let Err(error) = until_heard("closefailed", |_| host.client.close_failed(&id, &reason)).await {
+                    tracing::error!(process = id, %error, "the server takes no verdict");
+                }
+            }
+            Ok(_) => self.note_lost(Lost::TakenAway),
+            Err(error) => tracing::info!(process = id, %error, "what became of it is not known"),
+        }
+    }
+
+    /// The verdict came too late: where another attempt has the process, its files are not ours to remove.
+    fn note_lost(&mut self, lost: Lost) {
+        if lost == Lost::TakenAway
+            && let Some(verdict) = &mut self.entry.verdict
+        {
+            verdict.fate = Fate::TakenAway;
+        }
     }
 
     /// Removes what nobody needs any more. What cannot be removed is left, and said.
@@ -405,21 +435,8 @@ impl Attempt {
     }
 }
 
-/// Repeats moving files while that can help.
-async fn repeated<T, F, R>(work: F) -> Result<T, FilesError>
-where
-    F: Fn() -> R,
-    R: Future<Output = Result<T, FilesError>>,
-{
-    let mut tries = 1;
-    loop {
-        match work().await {
-            Err(e) if e.temporary && tries < FILE_TRIES => {
-                tracing::warn!(error = %e, "files are tried again");
-                tokio::time::sleep((FILE_PAUSE * tries).min(LONGEST_FILE_PAUSE)).await;
-                tries += 1;
-            }
-            other => return other,
-        }
-    }
+/// The reasons of a failure as they are told: after the server was at fault for often enough the first alone, which is
+/// short, in case that it is something in the words of others that the server cannot bear.
+pub(super) fn plainer(errors: &[String], faults: u32) -> &[String] {
+    if faults < SERVER_TRIES { errors } else { &errors[..errors.len().min(1)] }
 }

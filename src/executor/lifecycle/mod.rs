@@ -11,10 +11,12 @@ mod contact;
 mod guard;
 mod inbox;
 mod keeper;
+mod patience;
 mod register;
 mod retry;
 mod room;
 mod running;
+mod supervise;
 mod telling;
 
 use super::Manager;
@@ -26,8 +28,8 @@ use super::error::Error;
 use super::files::Files;
 use super::files::Places;
 use super::growth::Growth;
-use super::journal::Entry;
 use super::journal::Journal;
+use super::journal::Stage;
 use super::options::Capacity;
 use super::options::Described;
 use super::options::Options;
@@ -42,7 +44,6 @@ use contact::Contact;
 use inbox::Inbox;
 use room::Room;
 use std::collections::HashMap;
-use std::collections::HashSet;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -130,9 +131,10 @@ impl Host {
             joined = self.join() => joined?,
             () = self.shutdown.cancelled() => return Ok(()),
         }
+        // By what the journal knows, before it forgets.
+        self.sweep();
         self.journal.prune(now_ms() - MEMORY_MS)?;
         let open = self.journal.open_jobs()?;
-        self.sweep(&open);
         let known = open.iter().filter(|entry| Job::read(&entry.process, self.engine.needs_image()).is_ok());
         self.places.expect(known.map(|entry| entry.process.processid.clone()).collect());
         for entry in open {
@@ -154,15 +156,22 @@ impl Host {
         Ok(())
     }
 
-    /// Removes folders of jobs that were closed but not cleaned up.
-    fn sweep(&self, open: &[Entry]) {
-        let wanted: HashSet<String> = open.iter().map(|e| format!("{}-{}", e.process.processid, e.job_id)).collect();
+    /// Removes folders of jobs that were closed but not cleaned up: those alone that the journal knows by their name.
+    fn sweep(&self) {
         let Ok(found) = std::fs::read_dir(&self.jobs_dir) else { return };
-        for left in found.flatten().filter(|e| !wanted.contains(&*e.file_name().to_string_lossy())) {
+        for left in found.flatten().filter(|entry| self.is_over(&entry.file_name().to_string_lossy())) {
             if let Err(error) = std::fs::remove_dir_all(left.path()) {
                 tracing::warn!(folder = %left.path().display(), %error, "the folder of a job is left behind");
             }
         }
+    }
+
+    /// Whether that is the folder of a job of ours that is closed.
+    fn is_over(&self, folder: &str) -> bool {
+        let Some((process, job_id)) = folder.rsplit_once('-') else { return false };
+        let Ok(job_id) = job_id.parse::<i64>() else { return false };
+        let known = self.journal.by_id(job_id);
+        matches!(known, Ok(Some(entry)) if entry.process.processid == process && entry.stage == Stage::Closed)
     }
 
     fn new(options: Options, files: Arc<dyn Files>, places: Arc<Places>, shutdown: CancellationToken) -> Result<Host, Error> {
@@ -174,7 +183,11 @@ impl Host {
             sqlite::private_folder(path).map_err(|source| Error::Folder { path: path.clone(), source })?;
             path.canonicalize().map_err(|source| Error::Folder { path: path.clone(), source })
         };
-        let jobs_dir = folder(&options.jobs_dir.clone().unwrap_or_else(|| options.state_dir.join("jobs")))?;
+        let jobs_dir = folder(&match &options.jobs_dir {
+            // It may be somebody's, and another executor's, too.
+            Some(shared) => shared.join(own_folder(&options.name, client.id())),
+            None => options.state_dir.join("jobs"),
+        })?;
         let fs_dir = folder(&options.fs_dir)?;
         let backend_name = options.backend.name();
         let growth = Growth::new();
@@ -216,6 +229,12 @@ impl Host {
             tell_steps: options.tell_steps,
         })
     }
+}
+
+/// The folder for jobs of one executor in a folder that others may use.
+fn own_folder(name: &str, id: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' };
+    format!("pollinator-{}-{}", name.chars().map(plain).collect::<String>(), id.get(..8).unwrap_or(id))
 }
 
 /// Makes sure that no other executor runs on the same state: jobs would be run twice.

@@ -23,9 +23,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Pause before a log that the server refused is offered again, where the process is ours all the same.
 const LOG_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the rest of a log is tried to be read and sent after the job's end, where this machine is at fault.
+const LOG_PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long the last news of a job may take to reach the colony, before its end is dealt with.
 const TELLING: Duration = Duration::from_secs(5);
@@ -242,24 +246,34 @@ impl Attempt {
         self.decide(Fate::Failed, errors)
     }
 
-    fn teller(&self, task: &Task) -> Teller {
+    pub(super) fn teller(&self, task: &Task) -> Teller {
         Teller { client: self.host.client.clone(), process_id: self.entry.process.processid.clone(), log: task.log() }
     }
 }
 
 impl LogStream {
     /// Streams to the end; what the server refuses is offered again, for as long as the owner of this task thinks that
-    /// the process is ours.
+    /// the process is ours. Where the journal cannot be written or an output cannot be read (a full disk, a file system
+    /// that is away), that is tried again, after the job's end for [`LOG_PATIENCE`].
     async fn keep_on(self, over: watch::Receiver<bool>, refused: Arc<Notify>) -> Result<(), Error> {
+        let mut end = None;
         loop {
-            match self.run(over.clone()).await? {
-                Streamed::All => return Ok(()),
-                Streamed::Refused(error) => {
+            match self.run(over.clone()).await {
+                Ok(Streamed::All) => return Ok(()),
+                Ok(Streamed::Refused(error)) => {
                     tracing::debug!(process = self.process_id, %error, "the log is refused");
                     refused.notify_one();
-                    tokio::time::sleep(LOG_PAUSE).await;
+                }
+                Err(error) => {
+                    let ended = *over.borrow();
+                    let end = ended.then(|| *end.get_or_insert_with(|| Instant::now() + LOG_PATIENCE));
+                    if end.is_some_and(|end| Instant::now() >= end) {
+                        return Err(error);
+                    }
+                    tracing::warn!(process = self.process_id, %error, "the log stands still; going on soon");
                 }
             }
+            tokio::time::sleep(LOG_PAUSE).await;
         }
     }
 }

@@ -54,6 +54,17 @@ impl Teller {
         }
     }
 
+    /// Tells why a job is not even in the queue of its backend; what the backend says of one that is comes after it.
+    pub(super) async fn hold_up(&self, reason: &str) {
+        if self.set(format!("{WAITING}-0"), reason.to_owned()).await {
+            let line = format!("pollinator: waiting: {reason}\n");
+            // The log's stream begins with the job.
+            if let Err(error) = self.client.add_log(&self.process_id, &line).await {
+                tracing::debug!(process = self.process_id, %error, "the reader of the log is not told");
+            }
+        }
+    }
+
     async fn wait_for(&self, number: usize, reason: &str) {
         let key = format!("{WAITING}-{number}");
         // After a restart of the executor the numbers begin anew, and a number that is set already stays as it is.

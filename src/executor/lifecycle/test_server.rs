@@ -32,6 +32,10 @@ pub(super) struct State {
     pub(super) calls: BTreeMap<String, u32>,
     /// So many answers to calls of a type get lost after the work was done.
     pub(super) lose: BTreeMap<String, u32>,
+    /// So many calls of a type meet a fault of the server's own, whose words say nothing of passing.
+    pub(super) fault: BTreeMap<String, u32>,
+    /// The next verdict comes just after the server took the process away.
+    pub(super) too_late: bool,
     /// So many calls of a type are refused with 400.
     pub(super) refuse: BTreeMap<String, u32>,
 }
@@ -156,6 +160,10 @@ fn handle(state: &mut State, owner: &str, signer: &str, call: &str, p: &Value) -
         *left -= 1;
         return Some(Err((400, "refused by the test")));
     }
+    if let Some(left) = state.fault.get_mut(call).filter(|left| **left > 0) {
+        *left -= 1;
+        return Some(Err((500, "could not extend file: No space left on device")));
+    }
     let name = p["executorname"].as_str().unwrap_or_default().to_owned();
     Some(match call {
         "addexecutormsg" if signer == owner => {
@@ -176,9 +184,9 @@ fn handle(state: &mut State, owner: &str, signer: &str, call: &str, p: &Value) -
             Ok(p["fun"].clone())
         }
         "assignprocessmsg" => return assign(state, signer, p).map(Ok),
-        "getprocessesmsg" => {
-            let running = state.processes.values().filter(|q| json!(q.state) == p["state"]).collect::<Vec<_>>();
-            Ok(json!(running))
+        "getprocesshistmsg" => {
+            let of = |q: &&Process| json!(q.state) == p["state"] && json!(q.assignedexecutorid) == p["executorid"];
+            Ok(json!(state.processes.values().filter(of).collect::<Vec<_>>()))
         }
         _ => on_process(state, signer, call, p),
     })
@@ -199,6 +207,10 @@ fn assign(state: &mut State, signer: &str, p: &Value) -> Option<Value> {
 fn on_process(state: &mut State, signer: &str, call: &str, p: &Value) -> Answer {
     let id = p["processid"].as_str().or(p["attribute"]["targetid"].as_str()).unwrap().to_owned();
     let Some(process) = state.processes.get_mut(&id) else { return Err((404, "process not found")) };
+    if call.starts_with("close") && std::mem::take(&mut state.too_late) {
+        process.state = ProcessState::Waiting;
+        process.retries += 1;
+    }
     let held = process.state == ProcessState::Running && process.assignedexecutorid == signer;
     let log = state.logs.entry(id).or_default();
     match call {

@@ -2,6 +2,7 @@
 
 use super::test_server::TestServer;
 use super::*;
+use crate::colonies::Process;
 use crate::colonies::ProcessState;
 use crate::config::StoreAccess;
 use crate::executor::files::FilesError;
@@ -434,5 +435,127 @@ async fn two_executors_cannot_share_their_state() {
     rig.server.until("registered", |s| s.executors.len() == 1).await;
     let second = run(rig.options(), rig.files.clone(), Arc::default(), CancellationToken::new(), None).await.unwrap_err();
     assert!(matches!(second, Error::InUse { .. }), "{second}");
+    life.stop().await;
+}
+
+/// A database without space, say: nothing is done, and the words name no cause that passes.
+#[tokio::test]
+async fn faults_of_the_server_lose_neither_the_log_nor_the_verdict() {
+    let rig = Rig::new();
+    for call in ["addlogmsg", "closefailedmsg"] {
+        rig.server.state.lock().unwrap().fault.insert(call.into(), 4);
+    }
+    let life = rig.start();
+    rig.server.submit("a", spec("echo one; printf 'tw\\303\\266\\n'; exit 3"));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert_eq!(a.errors, ["exit status 3"], "in case that it was the words that it could not bear");
+    assert_eq!(rig.server.log("a").concat(), "one\ntw?\n");
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_verdict_that_cannot_be_borne_is_told_plainly() {
+    let rig = Rig::new();
+    rig.server.state.lock().unwrap().refuse.insert("closesuccessfulmsg".into(), 1);
+    let life = rig.start();
+    rig.server.submit("a", spec("true"));
+    let a = rig.server.until_state("a", ProcessState::Failed).await;
+    assert!(a.errors[0].starts_with("the server did not take the verdict: "), "{:?}", a.errors);
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_verdict_that_comes_too_late_leaves_the_files_to_the_next_attempt() {
+    let rig = Rig::new();
+    rig.server.state.lock().unwrap().too_late = true;
+    let life = rig.start();
+    rig.server.submit("a", spec("true"));
+    rig.server.until_state("a", ProcessState::Success).await;
+    rig.server.until("clean up", |_| rig.files.notes().last().is_some_and(|note| note == "clean a")).await;
+    assert_eq!(rig.files.notes(), ["in a", "back a", "in a", "back a", "clean a"]);
+    life.stop().await;
+}
+
+/// The server lists a hundred running processes at most, the oldest.
+#[tokio::test]
+async fn an_assignment_whose_answer_was_lost_is_found_among_many() {
+    let rig = Rig::new();
+    {
+        let mut state = rig.server.state.lock().unwrap();
+        for n in 0..150 {
+            let of_others = Process {
+                processid: format!("0-{n}"),
+                state: ProcessState::Running,
+                assignedexecutorid: "x".into(),
+                ..Process::default()
+            };
+            state.processes.insert(of_others.processid.clone(), of_others);
+        }
+        state.lose.insert("assignprocessmsg".into(), 1);
+    }
+    let life = rig.start();
+    rig.server.submit("a", spec("true"));
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(rig.server.calls("getprocessesmsg"), 0);
+    life.stop().await;
+}
+
+/// The server gave it to another executor while we could not hear of it: neither its state nor its count of retries changed.
+#[tokio::test]
+async fn a_process_that_another_executor_has_is_not_run_here_any_more() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let pid_file = rig.folder.path().join("pid");
+    rig.server.submit("a", spec(&format!("echo $$ > {}.tmp; mv {0}.tmp {0}; sleep 300", pid_file.display())));
+    rig.server.until("it runs", |_| pid_file.exists()).await;
+    rig.server.state.lock().unwrap().processes.get_mut("a").unwrap().assignedexecutorid = "other".into();
+    rig.server.until("dead", |_| !is_alive(&pid_file)).await;
+    rig.server.until("its end here", |_| rig.jobs_left() == 0).await;
+    assert_eq!(rig.files.notes(), ["in a"], "nothing of it goes back");
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn a_journal_that_cannot_be_written_for_a_while_loses_nothing() {
+    let rig = Rig::new();
+    let life = rig.start();
+    let (wait, open) = rig.gate("go");
+    let done = rig.folder.path().join("done");
+    rig.server.submit("a", spec(&format!("echo one; {wait}; echo two; touch {}", done.display())));
+    rig.server.until("one", |s| s.logs.get("a").is_some_and(|l| l.concat() == "one\n")).await;
+    let journal = rig.folder.path().join("state/executor.db");
+    assert!(journal.exists());
+    // As good as a full disk, and it can be undone.
+    let other = rusqlite::Connection::open(journal).unwrap();
+    other.execute_batch("ALTER TABLE log_position RENAME TO away").unwrap();
+    std::fs::write(open, "").unwrap();
+    rig.server.until("the job's end", |_| done.exists()).await;
+    let asked = rig.server.calls("assignprocessmsg");
+    rig.server.until("some time", |s| s.calls["assignprocessmsg"] > asked + 1).await;
+    assert_eq!(rig.server.process("a").state, ProcessState::Running);
+    other.execute_batch("ALTER TABLE away RENAME TO log_position").unwrap();
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(rig.server.log("a").concat(), "one\ntwo\n");
+    life.stop().await;
+}
+
+#[tokio::test]
+async fn folders_beside_those_of_jobs_stay() {
+    let rig = Rig::new();
+    let life = rig.start();
+    rig.server.submit("a", spec("true"));
+    rig.server.until_state("a", ProcessState::Success).await;
+    rig.server.until("clean up", |_| rig.jobs_left() == 0).await;
+    life.stop().await;
+    let jobs = rig.folder.path().join("state/jobs");
+    // A closed job's that was left behind, one of another process, and what is nothing of ours.
+    for name in ["a-1", "b-1", "a-2", "thesis", "thesis-1"] {
+        std::fs::create_dir_all(jobs.join(name).join("x")).unwrap();
+    }
+    let life = rig.start();
+    rig.server.submit("c", spec("true"));
+    rig.server.until_state("c", ProcessState::Success).await;
+    rig.server.until("clean up", |_| rig.jobs_left() == 4).await;
+    assert!(!jobs.join("a-1").exists());
     life.stop().await;
 }
