@@ -160,6 +160,7 @@ slurm() {
         PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing+=("${program#*:}")
     done
     [ -e "/usr/lib/$(uname -m)-linux-gnu/slurm-wlm/accounting_storage_mysql.so" ] || missing+=(slurm-wlm-mysql-plugin)
+    [ -e /etc/profile.d/modules.sh ] || missing+=(environment-modules)
     install_missing "${missing[@]}"
 }
 

@@ -19,6 +19,7 @@ pub mod index;
 pub mod journal;
 pub mod lock;
 pub mod net;
+pub mod open_files;
 pub mod project;
 pub mod run;
 pub mod socket;

@@ -385,6 +385,40 @@ async fn without_a_server_it_waits_and_can_be_asked_and_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_is_told_of_its_life() {
+    let site = Site::new().await;
+    let path = site.lab.home().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(rig::PATIENCE)).unwrap();
+    let hears = || {
+        let mut text = [0; 4096];
+        let length = manager.recv(&mut text).expect("it is told something");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let mut program = site.start_with(&[("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "900000")]);
+    let (mut heard, mut beats) = (Vec::new(), 0);
+    while !heard.iter().any(|text: &String| text.contains("takes work")) || beats < 3 {
+        match hears() {
+            text if text == "WATCHDOG=1" => beats += 1,
+            text => heard.push(text),
+        }
+    }
+    assert_eq!(heard[0], "READY=1", "{heard:?}");
+    assert_eq!(site.executor(&["status"]).code, Some(0), "it can be asked");
+    assert!(heard[1..].iter().all(|text| text.starts_with("STATUS=0 of 4 slots taken; ")), "{heard:?}");
+    let process = site.gated("a").await;
+    site.begun(&process).await;
+    while hears() != "STATUS=1 of 4 slots taken; takes work" {}
+    program.signal(libc::SIGTERM);
+    while hears() != "STOPPING=1" {}
+    assert_eq!(program.ended(), Some(0));
+    site.open("a");
+    let mut program = site.start();
+    site.has_run_once("a", &process).await;
+    program.kill();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn settings_are_checked_and_secrets_are_nowhere_to_be_seen() {
     let site = Site::new().await;
     let file = site.lab.home().join("e.toml");

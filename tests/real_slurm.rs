@@ -163,7 +163,7 @@ async fn a_job_over_its_walltime_is_ended_by_slurm_which_says_so() {
     let rig = rig().await;
     let running = rig.start_with(with(settings()));
     let id = rig
-        .submit_with("echo part > result/part; sleep 600", &[], |s| {
+        .submit_with("echo part > result/part; trap 'echo saved > result/saved; exit 0' TERM; sleep 600 & wait", &[], |s| {
             conditions(s, json!({ "walltime": 1 }));
             s["maxexectime"] = json!(-1);
         })
@@ -173,6 +173,7 @@ async fn a_job_over_its_walltime_is_ended_by_slurm_which_says_so() {
     assert!(process.errors[0].starts_with("TIMEOUT: its walltime is over"), "{:?} {log}", process.errors);
     rig.sync(Tree::Result).await;
     assert_eq!(read(rig.tree("result").join("part")), "part\n");
+    assert_eq!(read(rig.tree("result").join("saved")), "saved\n", "Slurm asks before it insists");
     running.stop().await;
 }
 
@@ -357,7 +358,8 @@ async fn arguments_and_variables_arrive_byte_for_byte() {
         ["a b", "\"'`\\", "$(touch /tmp/pollinator-was-here)`id`$HOME", "line\nline\n", "ü 漢字 &<>;|", "", "-n", "*", "%s\t"];
     let id = rig
         .submit_with("true", &[], |s| {
-            s["kwargs"]["cmd"] = json!("printf '<%s>' \"$V\"; env | grep -e ^AWS -e ^COLONIES_.*KEY; printf '<%s>'");
+            s["kwargs"]["cmd"] =
+                json!("printf '<%s>' \"$V\"; env | grep -e ^AWS -e ^COLONIES_.*KEY -e not-for-the-eyes; printf '<%s>'");
             s["kwargs"]["args"] = json!(odd);
             s["env"]["V"] = json!(odd.join("|"));
             s["env"]["SBATCH_PARTITION"] = json!("nowhere");
@@ -370,6 +372,39 @@ async fn arguments_and_variables_arrive_byte_for_byte() {
         std::iter::once(odd.join("|")).chain(odd.iter().map(|a| a.to_string())).map(|a| format!("<{a}>")).collect();
     assert_eq!(own(&log).trim_end_matches('\n'), want);
     assert!(!Path::new("/tmp/pollinator-was-here").exists());
+    assert_eq!(std::env::var("AWS_S3_SECRETKEY").as_deref(), Ok(slurm_cluster::SECRET), "there was something to keep back");
+    running.stop().await;
+}
+
+/// Environment Modules of Debian. What one sets is there in every process; one that is not there ends the job.
+#[tokio::test]
+async fn modules_are_loaded_on_the_node() {
+    let rig = rig().await;
+    let module = slurm().root().join("modules/thesis/1.2");
+    std::fs::create_dir_all(module.parent().unwrap()).unwrap();
+    std::fs::write(&module, "#%Module\nsetenv THESIS_HOME /opt/thesis-1.2\nprepend-path PATH /opt/thesis-1.2/bin\n").unwrap();
+    let modules = |names: &[&str]| Settings {
+        modules: names.iter().map(|name| name.to_string()).collect(),
+        inherit: vec!["MODULEPATH".into()],
+        ..settings()
+    };
+    let running = rig.start_with(with(modules(&["thesis/1.2"])));
+    let id = rig
+        .submit_with("echo $THESIS_HOME; case $PATH in /opt/thesis-1.2/bin:*) echo first;; esac", &[], |s| {
+            conditions(s, json!({ "processespernode": 2 }));
+        })
+        .await;
+    let (process, log) = rig.ended(&id).await;
+    succeeded(&process, &log);
+    for line in ["[0] /opt/thesis-1.2\n[0] first\n", "[1] /opt/thesis-1.2\n[1] first\n"] {
+        assert!(log.contains(line), "{log}");
+    }
+    running.stop().await;
+    let running = rig.start_with(with(modules(&["thesis/9"])));
+    let id = rig.submit("echo never", &[]).await;
+    let (process, log) = rig.ended(&id).await;
+    assert_eq!((process.state, process.errors[0].as_str()), (ProcessState::Failed, "exit status 1"), "{log}");
+    assert!(log.contains("pollinator: module load thesis/9 failed") && !log.contains("never\n"), "{log}");
     running.stop().await;
 }
 

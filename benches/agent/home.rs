@@ -39,7 +39,8 @@ impl Usage {
         };
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks = |at: usize| Duration::from_millis(10 * (fields[at].parse::<u64>().unwrap() + fields[at + 1].parse::<u64>().unwrap()));
+        let ticks =
+            |at: usize| Duration::from_millis(10 * (fields[at].parse::<u64>().unwrap() + fields[at + 1].parse::<u64>().unwrap()));
         Usage { resident: kib("VmRSS:"), peak: kib("VmHWM:"), cpu: ticks(11), children: ticks(13) }
     }
 }

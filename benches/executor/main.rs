@@ -10,16 +10,15 @@ mod home;
 #[path = "../peers/proxy.rs"]
 #[allow(dead_code)] // Here nothing is slow.
 mod proxy;
+mod service;
 #[path = "../../tests/common/slurm.rs"]
 mod slurm;
-mod service;
 
 use clap::Parser;
 use home::Home;
 use pollinator::colonies::Process;
 use pollinator::colonies::ProcessFilter;
 use pollinator::colonies::ProcessState;
-use service::Calls;
 use service::Service;
 use slurm::Slurm;
 use std::io::BufRead;
@@ -282,5 +281,10 @@ fn seconds(text: &str) -> Option<Duration> {
 fn report(what: &str, times: &mut [Duration]) {
     times.sort();
     let ms = |at: usize| times[at].as_secs_f64() * 1000.0;
-    println!("{what}: median {:.1} ms; nine of ten within {:.1} ms; of {}", ms(times.len() / 2), ms(times.len() * 9 / 10), times.len());
+    println!(
+        "{what}: median {:.1} ms; nine of ten within {:.1} ms; of {}",
+        ms(times.len() / 2),
+        ms(times.len() * 9 / 10),
+        times.len()
+    );
 }

@@ -139,7 +139,8 @@ impl Drop for Service {
 
 /// A folder whose name begins with this.
 fn find(at: &Path, name: &str) -> Option<PathBuf> {
-    let below: Vec<PathBuf> = std::fs::read_dir(at).ok()?.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
+    let below: Vec<PathBuf> =
+        std::fs::read_dir(at).ok()?.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
     let named = |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(name);
     below.iter().find(named).cloned().or_else(|| below.iter().find_map(|path| find(path, name)))
 }

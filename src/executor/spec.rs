@@ -6,6 +6,7 @@
 
 use super::place::Inside;
 use super::quantity;
+use crate::colonies::Filesystem;
 use crate::colonies::FunctionSpec;
 use crate::colonies::Process;
 use serde_json::Value;
@@ -162,7 +163,7 @@ impl Job {
             gpu_name: conditions.gpu.name.clone(),
             walltime: Duration::MAX,
             max_exec: u64::try_from(spec.maxexectime).ok().filter(|s| *s > 0).map(Duration::from_secs),
-            mount: mount(&spec.fs.mount)?,
+            mount: mount(&spec.fs)?,
             snapshots: Vec::new(),
             dirs: Vec::new(),
             notices: Vec::new(),
@@ -283,10 +284,14 @@ fn environment(env: &BTreeMap<String, String>) -> Result<BTreeMap<String, String
     Ok(env.clone())
 }
 
-fn mount(text: &str) -> Result<String, Refusal> {
-    let text = text.trim();
+/// Where a specification that has files wants them, though it does not say so: the older executors show them there.
+const USUAL_MOUNT: &str = "/cfs";
+
+fn mount(fs: &Filesystem) -> Result<String, Refusal> {
+    let text = fs.mount.trim();
     if text.is_empty() {
-        return Ok(String::new());
+        let has_files = fs.snapshots.iter().flatten().next().is_some() || fs.dirs.iter().flatten().next().is_some();
+        return Ok(if has_files { USUAL_MOUNT.into() } else { String::new() });
     }
     if !text.starts_with('/') {
         return refuse("fs.mount", format!("must be an absolute path, not {text:?}"));

@@ -109,6 +109,10 @@ fn accepted_beyond_the_existing_executors() {
     ] {
         assert!(read(with(pointer, new.clone())).is_ok(), "{pointer} {new}");
     }
+    // The older executors show files at the usual place whatever is said.
+    let unsaid = read(with("/spec/fs/mount", json!(""))).unwrap();
+    assert_eq!((unsaid.mount.as_str(), unsaid.snapshots.len(), unsaid.dirs.len()), ("/cfs", 1, 1));
+    assert_eq!(read(with("/spec/fs", json!({}))).unwrap().mount, "", "no files, no place");
     let job = read(with("/spec/kwargs/args", json!(["a", 3, true]))).unwrap();
     let Work::Execute(command) = job.work else { panic!() };
     assert_eq!(command.args, ["a", "3", "true"]);

@@ -226,6 +226,25 @@ mod tests {
     }
 
     #[test]
+    fn no_time_in_a_queue_counts_against_a_run() {
+        let project = ProjectFile { walltime: 600, ..ProjectFile::default() };
+        let made = |queue| {
+            let parts = Parts {
+                colony: "c",
+                executors: &[],
+                queue,
+                snapshot_id: "s",
+                snapshot_label: "/pollinator/p/src",
+                run_id: "0",
+                sweep: None,
+            };
+            let spec = function_spec(&project, &parts);
+            (spec.maxexectime, spec.conditions.walltime)
+        };
+        assert_eq!((made(true), made(false)), ((-1, 600), (599, 600)));
+    }
+
+    #[test]
     fn a_run_of_its_own_folder_differs_from_another_in_nothing_but_its_id() {
         let made = |results, run_id: &str| {
             let project = ProjectFile { projectname: "p".into(), results, ..ProjectFile::default() };

@@ -488,3 +488,37 @@ fn take_same(interrupted: &mut Vec<Run>, run: &Run) -> Option<Run> {
     let at = interrupted.iter().position(same)?;
     Some(interrupted.remove(at))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An approved executor with this software.
+    fn executor(name: &str, software: &str, kind: &str) -> Executor {
+        let mut executor = Executor {
+            executorname: name.into(),
+            executortype: spec::EXECUTOR_TYPE.into(),
+            state: EXECUTOR_APPROVED,
+            ..Executor::default()
+        };
+        executor.capabilities.software = vec![Software { name: software.into(), kind: kind.into(), ..Software::default() }];
+        executor
+    }
+
+    #[test]
+    fn only_where_all_takers_are_ours_and_have_a_queue_no_time_counts() {
+        let there = [
+            executor("s", "pollinator", "slurm"),
+            executor("k", "pollinator", "kubernetes"),
+            executor("old", "colonyos", "slurm"),
+        ];
+        let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        assert!(have_queue(&there, &names(&["s"])));
+        assert!(have_queue(&there, &names(&["s", "k"])));
+        assert!(!have_queue(&there, &names(&["s", "old"])), "the older one ends a run by that time");
+        assert!(!have_queue(&there, &[]), "whoever comes");
+        assert!(have_queue(&there[..2], &[]));
+        assert!(!have_queue(&there, &names(&["nobody"])));
+        assert!(!have_queue(&[executor("p", "pollinator", "process")], &names(&["p"])));
+    }
+}

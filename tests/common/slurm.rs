@@ -17,6 +17,9 @@ pub struct Slurm {
     cpus: u32,
 }
 
+/// What must be in the environment of nothing that an executor starts.
+pub const SECRET: &str = "not-for-the-eyes-of-jobs";
+
 /// The cluster, started when it is asked for first.
 pub fn slurm() -> &'static Slurm {
     static CLUSTER: OnceLock<Slurm> = OnceLock::new();
@@ -42,7 +45,13 @@ impl Slurm {
         let started = slurm.command(script().to_str().unwrap(), &["up"]);
         assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
         // SAFETY: variables are set before the first executor runs, while all others wait for the cluster.
-        unsafe { std::env::set_var("SLURM_CONF", slurm.root.join("slurm.conf")) };
+        unsafe {
+            std::env::set_var("SLURM_CONF", slurm.root.join("slurm.conf"));
+            std::env::set_var("MODULEPATH", slurm.root.join("modules"));
+            // What an executor has, and no job may see.
+            std::env::set_var("AWS_S3_SECRETKEY", SECRET);
+            std::env::set_var("COLONIES_COLONY_PRVKEY", SECRET);
+        }
         slurm
     }
 

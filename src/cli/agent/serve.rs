@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Serves until the process is told to end: SIGTERM, Ctrl-C, or `pollinatord stop`. SIGHUP reads the settings again.
 pub async fn serve(context: &Context, poll: bool) -> Result<(), CliError> {
+    crate::open_files::raise();
     let state = context.settings()?.state_dir.clone();
     let stop = CancellationToken::new();
     let (tell_reload, reload) = mpsc::unbounded_channel();

@@ -104,6 +104,7 @@ fn quoted(value: &str) -> String {
 async fn serve(context: &Context, folder: PathBuf) -> Result<(), CliError> {
     use tokio::signal::unix::SignalKind;
     use tokio::signal::unix::signal;
+    crate::open_files::raise();
     let shutdown = CancellationToken::new();
     let listen = |kind| signal(kind).map_err(|e| CliError::failed(format!("signals cannot be listened for: {e}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);

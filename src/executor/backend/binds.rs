@@ -4,6 +4,7 @@
 //! folders that its specification names, not those of other projects; snapshots cannot be written, since later jobs use
 //! them, too.
 
+use super::Failure;
 use super::Task;
 use super::environment;
 use crate::executor::place::Inside;
@@ -68,6 +69,22 @@ pub fn of(task: &Task, sees: Sees) -> Vec<Bind> {
         folders.iter().rfind(|(other, _)| above(other)).is_some_and(|(_, outer)| *outer == read_only)
     };
     folders.iter().filter(|(folder, read_only)| !covered(folder, **read_only)).map(bind).collect()
+}
+
+/// Makes sure that the folders are no links to elsewhere, and lie below none: what a job can write, another may be shown a
+/// moment later. An engine resolves the names once more after this; the span between is what it needs to start.
+///
+/// # Errors
+/// Which one is not what it was.
+pub fn check(task: &Task, sees: Sees) -> Result<(), Failure> {
+    for bind in of(task, sees) {
+        let real = bind.host.canonicalize().map_err(Failure::io("cannot look at a folder of the job", &bind.host))?;
+        if real != bind.host {
+            let reason = format!("{} is a link to elsewhere: it is not shown to a job", bind.inside);
+            return Err(Failure::Unsupported { field: "fs".into(), reason });
+        }
+    }
+    Ok(())
 }
 
 /// The folder of the job's project, below the file area.
@@ -154,6 +171,17 @@ mod tests {
         let want = [row("/a/src", "/cfs/a/src", true), row("/a/src/out", "/cfs/a/src/out", false), row("/b", "/cfs/b", false)];
         assert_eq!(seen(&task, Sees::Project), want);
         assert_eq!(work_folder(&task), "/cfs");
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_folder_is_not_shown() {
+        let (root, task) = with(json!({ "PROJECT_DIR": "/cfs/p" }), &["p/s1/src"], &[]);
+        std::fs::create_dir_all(task.fs_dir.join("p/s1/src")).unwrap();
+        check(&task, Sees::Project).unwrap();
+        std::fs::rename(task.fs_dir.join("p/s1"), task.fs_dir.join("p/moved")).unwrap();
+        std::os::unix::fs::symlink(root.path(), task.fs_dir.join("p/s1")).unwrap();
+        std::fs::create_dir_all(root.path().join("src")).unwrap();
+        assert!(check(&task, Sees::Project).unwrap_err().to_string().contains("/cfs/p/s1/src is a link to elsewhere"));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use std::path::PathBuf;
 
 /// Where a container sees the folder that [`write()`] makes.
 pub const INSIDE: &str = "/.pollinator";
+/// In that folder: the names of the machines that the job runs on, where they are known, in a line, with commas between.
+pub const NODES: &str = "nodes";
 /// The script's name in that folder.
 pub const SCRIPT: &str = "run";
 
@@ -34,6 +36,7 @@ while IFS= read -r pollinator_line; do
   command export "${pollinator_line%%=*}=${pollinator_value%.}" || :
 done < "$pollinator_dir/env"
 export POLLINATOR_RANK="$2" POLLINATOR_LOCAL_RANK="$3" POLLINATOR_NODE_RANK="$4"
+if [ "${HOME-}" = /.home ] && [ -d "/.home/$2" ]; then export HOME="/.home/$2"; fi
 if [ -r "$pollinator_dir/nodes" ]; then
   IFS= read -r POLLINATOR_NODES < "$pollinator_dir/nodes"
   export POLLINATOR_NODES

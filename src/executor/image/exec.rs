@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 use std::path::PathBuf;
 
-/// The home folder that a job sees: empty, its own, gone with the job. Apptainer keeps `HOME` for itself, so that it has to
+/// The home folder that a job sees: empty, its own, gone with the job (of several processes each has one in it). Apptainer keeps `HOME` for itself, so that it has to
 /// be set by the job's own variables.
 pub const HOME: &str = "/.home";
 
@@ -23,6 +23,22 @@ const HIDDEN: &str = "home,tmp,cwd,hostfs";
 /// The folders of a job that hold its `/tmp` and its home where nothing better is given.
 pub(super) fn private_folders(task: &Task) -> [PathBuf; 2] {
     [task.folder.join("tmp"), task.folder.join("home")]
+}
+
+/// Makes a home folder of its own for each of several processes, in the home folder of the job: what they install there at
+/// once does not collide. The script that runs a process takes it where it is there.
+///
+/// # Errors
+/// Those of the file system.
+pub fn make_homes(task: &Task) -> Result<(), Failure> {
+    let [_, home] = private_folders(task);
+    for rank in 0..task.job.processes() {
+        let own = home.join(rank.to_string());
+        if task.job.processes() > 1 {
+            crate::sqlite::private_folder(&own).map_err(Failure::io("cannot make a folder of the job", &own))?;
+        }
+    }
+    Ok(())
 }
 
 /// The words: program, options, image, command. After them come the process's rank, its rank on its node, and the node's.

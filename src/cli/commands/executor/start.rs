@@ -44,6 +44,7 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
             tracing::info!(from = row.origin, "{} = {value}", row.name);
         }
     }
+    crate::open_files::raise();
     let stop = stopped_by_signals()?;
     let options = loaded.into_options()?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), executor = options.name, "starting");

@@ -102,6 +102,8 @@ impl Cli {
         let mut command = Command::new(&self.program);
         command.args(&self.global).args(words).env_clear().envs(std::env::vars_os().filter(|(name, _)| passes(name)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        // An engine without a daemon hands its limits on to the container.
+        crate::open_files::give_back(command.as_std_mut());
         command
     }
 

@@ -25,6 +25,8 @@ use tokio::io::BufReader;
 
 /// How long the engine may take to look at an image of its own.
 const LOOK: Duration = Duration::from_secs(60);
+/// How long a pull may take: one that stands still would keep every job of the image waiting.
+const PULL: Duration = Duration::from_secs(2 * 3600);
 /// How often a registry that does not answer is asked, and the pause between.
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
@@ -162,8 +164,14 @@ impl Images {
         let mut child = command.spawn().map_err(|e| broken(format!("{} cannot be run: {e}", self.cli.name())))?;
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let log = task.log();
-        let (_, said) = tokio::join!(tell(out, &log), tell(err, &log));
-        let status = child.wait().await.map_err(|e| broken(e.to_string()))?;
+        let whole = async {
+            let (_, said) = tokio::join!(tell(out, &log), tell(err, &log));
+            (said, child.wait().await)
+        };
+        let (said, status) = tokio::time::timeout(PULL, whole).await.map_err(|_| {
+            (Trouble::Away, format!("{} was not done with it after {} minutes", self.cli.name(), PULL.as_secs() / 60))
+        })?;
+        let status = status.map_err(|e| broken(e.to_string()))?;
         if status.success() {
             return Ok(());
         }

@@ -43,6 +43,7 @@ use super::append;
 use super::binds;
 use super::environment;
 use super::payload;
+use super::process::session::host_name;
 use super::say;
 use crate::executor::error::Error;
 use crate::executor::place::Inside;
@@ -151,6 +152,7 @@ impl ContainerEngine {
         };
         let folder = payload::write(&task.folder, &environment::in_container(task), command)?;
         payload::private_file(&folder.join(lead::NAME), lead::LEAD.as_bytes())?;
+        payload::private_file(&folder.join(payload::NODES), format!("{}\n", host_name()).as_bytes())?;
         for rank in 0..task.job.processes() {
             append(&words::log_of(task, rank))?;
         }
@@ -264,6 +266,10 @@ impl Engine for ContainerEngine {
     async fn start(&self, task: &Task) -> Result<Handle, Failure> {
         self.lay_out(task)?;
         self.create(task).await?;
+        if let Err(error) = binds::check(task, self.settings.sees) {
+            self.remove(task).await?;
+            return Err(error);
+        }
         if let Err(reason) = self.begin(&self.names.all(task)).await? {
             self.remove(task).await?;
             return Err(Failure::Refused { what: "the container cannot be started".into(), reason });
@@ -304,7 +310,7 @@ impl Engine for ContainerEngine {
 
     async fn watch(&self, task: &Task, _: &Handle, facts: &watch::Sender<Facts>) -> Result<Ending, Failure> {
         facts.send_if_modified(|facts| {
-            let nodes = vec![super::process::session::host_name()];
+            let nodes = vec![host_name()];
             let known = Facts { nodes, home: std::env::var("HOME").ok(), ..Facts::default() };
             std::mem::replace(facts, known.clone()) != known
         });

@@ -86,6 +86,9 @@ impl Engine for ProcessEngine {
     async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure> {
         let job = &task.job;
         let mut lines = self.confine.explain(task);
+        if job.nodes > 1 {
+            lines.push(format!("{} nodes are asked for: all {} processes run on this machine", job.nodes, job.processes()));
+        }
         if job.gpu_count > 0 {
             lines.push("GPUs are not set apart: the command sees those of this machine".into());
         }
@@ -193,11 +196,18 @@ fn start(task: &Task, confine: &Confine) -> Result<Handle, Failure> {
     let mut wrapper = std::process::Command::new("/bin/sh");
     wrapper.args(["-c", script::WRAPPER, "pollinator-job"]).arg(folder).arg(next.to_string());
     wrapper.args(["-c", script::INNER, "sh"]).arg(folder);
-    let (command, variables) = match confined.sees_mount_point() {
+    let (command, mut variables) = match confined.sees_mount_point() {
         // As it stands: the folders are where it says.
         true => (command.clone(), environment::on_host(&Task { fs_dir: PathBuf::from(&task.job.mount), ..task.clone() })),
         false => (environment::localized(task, command), environment::on_host(task)),
     };
+    // All of them are here, however many nodes were asked for.
+    let place = [
+        ("POLLINATOR_LOCAL_RANK", "0".to_owned()),
+        ("POLLINATOR_NODE_RANK", "0".to_owned()),
+        ("POLLINATOR_NODES", session::host_name()),
+    ];
+    variables.extend(place.map(|(name, value)| (name.to_owned(), value)));
     wrapper.args([&command.init, &size.to_string(), &payload::with_arguments(&command.cmd, !command.args.is_empty())]);
     wrapper.args(&command.args).env_clear().envs(variables).current_dir(&work_folder);
     wrapper.stdin(std::process::Stdio::null()).stdout(log).stderr(both);

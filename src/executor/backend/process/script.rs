@@ -28,7 +28,7 @@ shift 4
 if [ "$pollinator_size" -eq 1 ]; then eval "$pollinator_cmd"; exit $?; fi
 pollinator_rank=0
 while [ "$pollinator_rank" -lt "$pollinator_size" ]; do
-  export POLLINATOR_RANK=$pollinator_rank
+  export POLLINATOR_RANK=$pollinator_rank POLLINATOR_LOCAL_RANK=$pollinator_rank
   (
     ( eval "$pollinator_cmd" )
     printf '%s\n' "$?" > "$pollinator_dir/status.$POLLINATOR_RANK"

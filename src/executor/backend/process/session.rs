@@ -122,6 +122,7 @@ impl Session {
 
 /// Lets a command lead a session of its own: it outlives us and hears no signal of our terminal.
 pub(super) fn lead(command: &mut Command) {
+    crate::open_files::give_back(command);
     // SAFETY: between fork and exec only setsid is called, which is async-signal-safe and touches no memory of ours.
     unsafe {
         command.pre_exec(|| match libc::setsid() {

@@ -27,6 +27,10 @@ const LEAST: Duration = Duration::from_millis(1500);
 const MISSING: u32 = 2;
 /// How often it must be unknown everywhere before it is given up.
 const UNKNOWN: u32 = 20;
+/// Jobs that the controller is asked for one by one in a row of questions, where there is no accounting.
+const ONE_BY_ONE: usize = 8;
+/// Longest pause while Slurm does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Pause after the accounting was not there.
 const WITHOUT_ACCOUNTING: Duration = Duration::from_secs(600);
 
@@ -46,6 +50,8 @@ pub struct Cluster {
 struct Jobs {
     followed: HashMap<u64, Followed>,
     asking: bool,
+    /// Whose turn it is to be asked for one by one.
+    turn: usize,
     accounting_after: Option<Instant>,
 }
 
@@ -102,6 +108,7 @@ impl Cluster {
 
     /// Asks as long as somebody follows a job.
     async fn ask_on(self: Arc<Cluster>) {
+        let mut silent = 0;
         loop {
             {
                 let mut jobs = self.lock();
@@ -112,10 +119,17 @@ impl Cluster {
             }
             match self.queue().await {
                 Ok(queue) => {
+                    silent = 0;
                     let missing = self.tell(queue);
                     self.look_up(missing).await;
                 }
-                Err(error) => tracing::warn!(%error, "Slurm does not say how jobs are; asking again"),
+                Err(error) => {
+                    silent += 1;
+                    let pause = silence(self.pace, silent);
+                    tracing::warn!(%error, ?pause, "Slurm does not say how jobs are; asking again");
+                    tokio::time::sleep(pause).await;
+                    continue;
+                }
             }
             // First come the jobs that were told to end or are about to begin, then the calm.
             tokio::time::sleep(LEAST).await;
@@ -166,27 +180,47 @@ impl Cluster {
         if missing.is_empty() {
             return;
         }
-        let mut found = self.accounting(&missing).await;
-        for id in missing {
-            let report = match found.remove(&id).filter(|r| r.phase() == Phase::Over) {
-                Some(report) => Some(report),
-                None => self.controller(id).await,
-            };
-            let mut jobs = self.lock();
-            let Some(followed) = jobs.followed.get_mut(&id) else { continue };
-            match report {
-                Some(report) => followed.put(report),
-                None if followed.missing >= UNKNOWN => followed.put(Report { state: FORGOTTEN.into(), ..Report::default() }),
-                None => {}
+        let (mut found, answered) = match self.accounting(&missing).await {
+            Some(found) => (found, true),
+            None => (BTreeMap::new(), false),
+        };
+        let (known, unknown): (Vec<_>, Vec<_>) = missing
+            .into_iter()
+            .map(|id| (id, found.remove(&id).filter(|r| r.phase() == Phase::Over)))
+            .partition(|(_, r)| r.is_some());
+        for (id, report) in known {
+            self.put(id, report);
+        }
+        let turn = self.lock().turn;
+        for (id, _) in unknown.iter().cycle().skip(turn % unknown.len().max(1)).take(unknown.len().min(ONE_BY_ONE)) {
+            let report = self.controller(*id).await;
+            let nowhere = report.is_none();
+            self.put(*id, report);
+            if nowhere && answered {
+                self.give_up_at_last(*id);
             }
+        }
+        self.lock().turn = turn.wrapping_add(ONE_BY_ONE);
+    }
+
+    fn put(&self, id: u64, report: Option<Report>) {
+        if let (Some(report), Some(followed)) = (report, self.lock().followed.get(&id)) {
+            followed.put(report);
         }
     }
 
-    /// What the accounting says; nothing where there is none.
-    async fn accounting(&self, ids: &[u64]) -> BTreeMap<u64, Report> {
+    /// A job that is unknown everywhere, once it has been so for long enough.
+    fn give_up_at_last(&self, id: u64) {
+        if let Some(followed) = self.lock().followed.get(&id).filter(|followed| followed.missing >= UNKNOWN) {
+            followed.put(Report { state: FORGOTTEN.into(), ..Report::default() });
+        }
+    }
+
+    /// What the accounting says, nothing where there is none; none where it did not answer.
+    async fn accounting(&self, ids: &[u64]) -> Option<BTreeMap<u64, Report>> {
         let after = self.lock().accounting_after;
         if after.is_some_and(|after| Instant::now() < after) {
-            return BTreeMap::new();
+            return Some(BTreeMap::new());
         }
         let list: Vec<String> = ids.iter().map(u64::to_string).collect();
         let words = [
@@ -197,13 +231,15 @@ impl Cluster {
             format!("--format={}", report::SACCT_FORMAT),
         ];
         match self.programs.run("sacct", words.map(OsString::from)).await {
-            Ok(said) => report::sacct(&said),
+            Ok(said) => Some(report::sacct(&said)),
+            Err(error) if error.is_temporary() => {
+                tracing::debug!(%error, "the accounting does not answer");
+                None
+            }
             Err(error) => {
                 tracing::debug!(%error, "no accounting");
-                if !error.is_temporary() {
-                    self.lock().accounting_after = Some(Instant::now() + WITHOUT_ACCOUNTING);
-                }
-                BTreeMap::new()
+                self.lock().accounting_after = Some(Instant::now() + WITHOUT_ACCOUNTING);
+                Some(BTreeMap::new())
             }
         }
     }
@@ -225,6 +261,11 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Pause after Slurm did not answer so many times in a row.
+fn silence(pace: Duration, times: u32) -> Duration {
+    (pace * 2u32.saturating_pow(times.saturating_sub(1).min(8))).clamp(LEAST, LONGEST_PAUSE.max(pace))
 }
 
 impl Followed {
@@ -280,5 +321,72 @@ impl Drop for Follower {
                 jobs.followed.remove(&self.id);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::Settings;
+    use super::*;
+    use std::path::Path;
+
+    /// Slurm's programs as shell text that may use `$DIR`.
+    fn cluster(folder: &Path, programs: &[(&str, &str)]) -> Arc<Cluster> {
+        use std::os::unix::fs::PermissionsExt;
+        for (name, text) in programs {
+            let file = folder.join(name);
+            std::fs::write(&file, format!("#!/bin/sh\nDIR='{}'\n{text}\n", folder.display())).unwrap();
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let settings = Settings { programs: Some(folder.into()), ..Settings::default() };
+        Cluster::new(Programs::new(&settings), Duration::from_secs(10))
+    }
+
+    fn count(folder: &Path) -> usize {
+        std::fs::read_to_string(folder.join("asked")).unwrap_or_default().lines().count()
+    }
+
+    const UNKNOWN_THERE: &str = "echo >> $DIR/asked; echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1";
+    const SILENT: &str =
+        "echo 'sacct: error: slurm_persist_conn_open_without_init: failed to open persistent connection' >&2; exit 1";
+
+    #[tokio::test]
+    async fn a_job_is_given_up_only_where_everybody_says_that_it_is_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        for (sacct, given_up) in [(SILENT, false), ("true", true)] {
+            let cluster = cluster(folder.path(), &[("sacct", sacct), ("scontrol", UNKNOWN_THERE)]);
+            let tell = watch::Sender::new(None);
+            let mut told = tell.subscribe();
+            cluster.lock().followed.insert(7, Followed { tell, followers: 1, missing: UNKNOWN });
+            cluster.look_up(vec![7]).await;
+            let said = told.borrow_and_update().clone();
+            assert_eq!(said.map(|report| report.state), given_up.then(|| FORGOTTEN.to_owned()), "{sacct}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_accounting_the_controller_is_asked_for_a_few_at_a_time_and_for_all_in_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let there = "echo $4 >> $DIR/asked; echo \"JobId=$4 JobState=COMPLETED ExitCode=0:0 NodeList=n1\"";
+        let cluster =
+            cluster(folder.path(), &[("sacct", "echo 'accounting storage is disabled' >&2; exit 1"), ("scontrol", there)]);
+        for id in 0..20 {
+            cluster.lock().followed.insert(id, Followed { tell: watch::Sender::new(None), followers: 1, missing: MISSING });
+        }
+        for round in 1..=3 {
+            let open = |jobs: &Jobs| jobs.followed.iter().filter(|(_, f)| !f.is_over()).map(|(id, _)| *id).collect::<Vec<_>>();
+            let missing = open(&cluster.lock());
+            cluster.look_up(missing).await;
+            assert!(count(folder.path()) <= round * ONE_BY_ONE);
+        }
+        assert!(cluster.lock().followed.values().all(Followed::is_over), "{}", count(folder.path()));
+    }
+
+    #[test]
+    fn the_longer_it_is_silent_the_less_it_is_asked() {
+        let pace = Duration::from_secs(10);
+        let pauses: Vec<u64> = (1..=7).map(|times| silence(pace, times).as_secs()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(silence(Duration::from_secs(900), 3).as_secs(), 900, "never more often than in good times");
     }
 }

@@ -31,6 +31,7 @@ use super::Output;
 use super::Surroundings;
 use super::Task;
 use super::append;
+use super::binds;
 use super::environment;
 use super::payload;
 use super::payload::private_file;
@@ -114,16 +115,19 @@ impl SlurmEngine {
             return Err(Failure::Unsupported { field: "funcname".into(), reason: "there is nothing to run".into() });
         };
         let folder = &task.folder;
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        let mut sources: Vec<String> = Vec::new();
         let (start, work) = match &self.images {
             Some(images) => {
                 let mut variables = environment::in_container(task);
                 variables.entry("HOME".into()).or_insert_with(|| exec::HOME.into());
                 payload::write(folder, &variables, command)?;
+                exec::make_homes(task)?;
+                sources = binds::of(task, images.settings().sees).into_iter().map(|bind| text(&bind.host)).collect();
                 (in_image(images, task).await?, folder.clone())
             }
             None => {
                 let payload = payload::write(folder, &environment::on_node(task), &environment::localized(task, command))?;
-                let text = |path: &Path| path.to_string_lossy().into_owned();
                 (vec!["/bin/sh".into(), text(&payload.join(payload::SCRIPT)), text(&payload)], environment::work_folder(task)?)
             }
         };
@@ -136,6 +140,7 @@ impl SlurmEngine {
             (&rank_script, script::RANK.to_owned()),
             (&folder.join("step"), lines(&step)),
             (&folder.join("start"), lines(&start)),
+            (&folder.join("sources"), lines(&sources)),
             (&folder.join("modules"), modules),
             (&batch, script::BATCH.to_owned()),
         ] {
@@ -221,10 +226,11 @@ impl SlurmEngine {
         facts.send_if_modified(|facts| std::mem::replace(facts, known.clone()) != known);
     }
 
-    /// Files whose coming or growing may be the end.
+    /// Files whose coming may be the beginning or the end, but for those that came already.
     fn signs(&self, task: &Task) -> Vec<PathBuf> {
         let ranks = (0..task.job.processes()).map(|r| task.folder.join(format!("status.{r}")));
-        ranks.chain(["status", "jobid", NODES].map(|name| task.folder.join(name))).collect()
+        let all = ranks.chain(["status", "jobid", NODES].map(|name| task.folder.join(name)));
+        all.filter(|path| !path.exists()).collect()
     }
 }
 
@@ -262,7 +268,7 @@ impl Engine for SlurmEngine {
         if let Some(handle) = handle {
             return Ok(Adopted::Started(handle));
         }
-        if tries::last(&task.folder).is_none() {
+        if tries::last(&task.folder)?.is_none() {
             return Ok(Adopted::Never);
         }
         if let Some(id) = introduced(&task.folder) {
@@ -291,7 +297,7 @@ impl Engine for SlurmEngine {
 
     async fn watch(&self, task: &Task, handle: &Handle, facts: &watch::Sender<Facts>) -> Result<Ending, Failure> {
         let id = job_number(handle)?;
-        let following = self.growth.follow(self.signs(task));
+        let mut following = self.growth.follow(self.signs(task));
         let mut follower = self.cluster.follow(id);
         let mut began = false;
         loop {
@@ -309,9 +315,12 @@ impl Engine for SlurmEngine {
             }
             tokio::select! {
                 () = follower.changed() => {}
-                () = following.changed() => if !std::mem::replace(&mut began, introduced(&task.folder).is_some()) {
-                    // It just began: its nodes are wanted.
-                    self.cluster.ask_soon();
+                () = following.changed() => {
+                    if !std::mem::replace(&mut began, introduced(&task.folder).is_some()) {
+                        // It just began: its nodes are wanted.
+                        self.cluster.ask_soon();
+                    }
+                    following = self.growth.follow(self.signs(task));
                 }
             }
         }
@@ -367,7 +376,9 @@ async fn sweep(programs: Programs, ours: String, jobs_dir: PathBuf) {
     };
     for (id, folder) in said.lines().filter_map(|line| line.split_once('|')?.1.trim().strip_prefix(&ours).map(|f| (line, f))) {
         let id = id.split('|').next().unwrap_or_default().trim();
-        if jobs_dir.join(folder).exists() || id.parse::<u64>().is_err() {
+        // Only "not there" is not there: a file system that does not answer at the moment ends no job.
+        let gone = std::fs::symlink_metadata(jobs_dir.join(folder)).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound);
+        if !gone || id.parse::<u64>().is_err() {
             continue;
         }
         tracing::warn!(job = id, folder, "a job of an earlier life is ended: its folder is gone");

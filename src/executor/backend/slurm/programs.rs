@@ -64,6 +64,8 @@ impl Programs {
         let mut command = tokio::process::Command::new(self.path(name));
         command.args(words).env_clear().envs(&self.variables).current_dir("/");
         command.stdin(Stdio::null()).kill_on_drop(true);
+        // Slurm hands the limits of `sbatch` on to the job.
+        crate::open_files::give_back(command.as_std_mut());
         let unanswered = |reason: String| Failure::Unanswered { what: name.into(), reason };
         let output = match tokio::time::timeout(PATIENCE, command.output()).await {
             Err(_) => return Err(unanswered(format!("no answer for {} s", PATIENCE.as_secs()))),
@@ -114,6 +116,20 @@ mod tests {
         ] {
             assert!(!passes(words), "{words}");
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_the_executor_reaches_them_but_what_is_meant_to() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/usr/bin/env", folder.path().join("squeue")).unwrap();
+        let settings =
+            Settings { programs: Some(folder.path().into()), inherit: vec!["CARGO_MANIFEST_DIR".into()], ..Settings::default() };
+        let said = Programs::new(&settings).run("squeue", []).await.unwrap();
+        let names: Vec<&str> = said.lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        assert!(names.contains(&"PATH") && names.contains(&"CARGO_MANIFEST_DIR"), "{names:?}");
+        let meant = |name: &str| INHERITED.contains(&name) || name.starts_with("LC_") || name == "CARGO_MANIFEST_DIR";
+        assert!(names.iter().all(|name| meant(name)), "{names:?}");
+        assert!(std::env::vars_os().count() > names.len(), "there was something to keep back");
     }
 
     #[tokio::test]

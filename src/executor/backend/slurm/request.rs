@@ -175,6 +175,35 @@ mod tests {
     }
 
     #[test]
+    fn the_step_has_what_each_process_needs_and_ends_with_the_first_that_fails() {
+        let root = tempfile::tempdir().unwrap();
+        let mut task = task(root.path(), "true", &[], json!({}));
+        let mut job = (*task.job).clone();
+        (job.nodes, job.processes_per_node, job.cpu_millis) = (2, 2, 2500);
+        task.job = Arc::new(job);
+        let settings = Settings { srun_options: vec!["--mpi=pmix".into()], ..Settings::default() };
+        let words = step(&settings, Path::new("srun"), &task, Path::new("/j/rank.sh"), Path::new("/work"));
+        let folder = task.folder.to_str().unwrap();
+        let want = [
+            "srun",
+            "--export=ALL",
+            "--kill-on-bad-exit=1",
+            "--cpus-per-task=3",
+            "--ntasks=4",
+            "--mpi=pmix",
+            "/bin/sh",
+            "/j/rank.sh",
+            folder,
+            "4",
+            "/work",
+        ];
+        assert_eq!(words, want);
+        let whole = Settings { request_resources: false, ..Settings::default() };
+        let words = step(&whole, Path::new("srun"), &task, Path::new("/r"), Path::new("/w"));
+        assert!(!words.iter().any(|word| word.starts_with("--cpus")), "{words:?}");
+    }
+
+    #[test]
     fn two_executors_of_one_name_know_their_own_jobs() {
         let (one, other) = (comment("lumi", Path::new("/a/p-1")), comment("lumi", Path::new("/b/p-1")));
         assert_ne!(one, other);

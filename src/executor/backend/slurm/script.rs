@@ -54,7 +54,8 @@ pollinator_end "$pollinator_status"
 /// One process of the job step. Arguments: the job's folder, how many processes there are, where the command begins.
 ///
 /// Each leaves its own exit status; with several, each has an output of its own. A signal that ends the step reaches the
-/// command as well, and its status is still written.
+/// command as well, and its status is still written. Just before the image starts, the folders that it will see must be where
+/// they were: another job of the project could have put a link in the place of one while this one waited in the queue.
 pub const RANK: &str = r#"# Made by pollinator.
 pollinator_dir=$1
 pollinator_rank=${SLURM_PROCID:-0}
@@ -63,13 +64,23 @@ pollinator_log=$pollinator_dir/log
 trap : HUP INT QUIT TERM
 umask 077
 cd "$3" || cd /
+pollinator_status=
+while IFS= read -r pollinator_line; do
+  pollinator_value=$(printf '%b.' "$pollinator_line")
+  pollinator_value=${pollinator_value%.}
+  [ "$(cd -P "$pollinator_value" 2>/dev/null && pwd -P)" = "$pollinator_value" ] && continue
+  echo "pollinator: $pollinator_value is not the folder that it was: it is not shown to the job" >> "$pollinator_log"
+  pollinator_status=1
+done < "$pollinator_dir/sources"
 set --
 while IFS= read -r pollinator_line; do
   pollinator_value=$(printf '%b.' "$pollinator_line")
   set -- "$@" "${pollinator_value%.}"
 done < "$pollinator_dir/start"
-"$@" "$pollinator_rank" "${SLURM_LOCALID:-0}" "${SLURM_NODEID:-0}" >> "$pollinator_log" 2>&1 < /dev/null
-pollinator_status=$?
+if [ -z "$pollinator_status" ]; then
+  "$@" "$pollinator_rank" "${SLURM_LOCALID:-0}" "${SLURM_NODEID:-0}" >> "$pollinator_log" 2>&1 < /dev/null
+  pollinator_status=$?
+fi
 pollinator_file=$pollinator_dir/status.$pollinator_rank
 printf '%s\n' "$pollinator_status" > "$pollinator_file.tmp" && mv -f "$pollinator_file.tmp" "$pollinator_file"
 exit "$pollinator_status"
