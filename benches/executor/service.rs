@@ -35,9 +35,11 @@ impl Service {
     pub async fn start(home: &Home, cluster: &Slurm, slots: u32) -> Service {
         let folder = home.path().join("executor");
         std::fs::create_dir_all(folder.join("programs")).unwrap();
-        for program in PROGRAMS {
-            noting(&folder, program);
+        for name in PROGRAMS {
+            noting(&folder, name);
         }
+        // The nodes look for it in the same folder.
+        program(&folder.join("programs/srun"), "exec srun \"$@\"");
         let mut variables = home.environment();
         let server = format!("{}:{}", variables["COLONIES_SERVER_HOST"], variables["COLONIES_SERVER_PORT"]);
         let proxy = Proxy::start(server, Arc::new(Network::default())).await;
@@ -146,11 +148,14 @@ fn find(at: &Path, name: &str) -> Option<PathBuf> {
 }
 
 /// A program that notes when it was called, and goes on as the one of that name.
-fn noting(folder: &Path, program: &str) {
-    let path = folder.join("programs").join(program);
-    let text = format!("#!/bin/bash\necho $EPOCHREALTIME >> '{}'\nexec {program} \"$@\"\n", folder.join(program).display());
-    std::fs::write(&path, text).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+fn noting(folder: &Path, name: &str) {
+    let text = format!("echo $EPOCHREALTIME >> '{}'\nexec {name} \"$@\"", folder.join(name).display());
+    program(&folder.join("programs").join(name), &text);
+}
+
+fn program(path: &Path, text: &str) {
+    std::fs::write(path, format!("#!/bin/bash\n{text}\n")).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// What the daemon of a node takes.

@@ -27,11 +27,11 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// How long one connection is asked to live, seconds.
-const LIFE: i64 = 600;
+const LIFE: i64 = 3600;
 /// Pause between two polls where a websocket is open (frames may be lost all the same).
 const POLL_BESIDE: Duration = Duration::from_secs(15);
-/// So much longer for each watch of this program: a thousand of them ask four times a second together, and not sixty-six.
-const POLL_SHARE: Duration = Duration::from_millis(250);
+/// So much longer for each watch of this program: a thousand of them ask twice a second together, and not sixty-six times.
+const POLL_SHARE: Duration = Duration::from_millis(500);
 /// A connection over which nothing came for so long is asked whether it is still there, by the system.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Bytes: of a frame at once. The usual size of such buffers, for each of a thousand connections, would be most of what a

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 /// Pause between two looks.
 const PACE: Duration = Duration::from_millis(200);
 /// Looking takes at most one part in so many of the time.
-const SHARE: u32 = 60;
+const SHARE: u32 = 200;
 
 /// The files that somebody waits for.
 #[derive(Debug, Default)]

@@ -358,6 +358,16 @@ impl Attempt {
     async fn close(&mut self) -> Result<Go, Error> {
         let host = self.host.clone();
         let id = self.entry.process.processid.clone();
+        if self.is_overdue() {
+            tokio::select! {
+                now = until_answered("getprocess", || host.client.process(&id)) => {
+                    if now.is_ok_and(|now| now.retries != self.entry.process.retries) {
+                        self.note_lost(Lost::TakenAway);
+                    }
+                }
+                () = host.shutdown.cancelled() => return Ok(Go::Leave),
+            }
+        }
         let verdict = self.entry.verdict.clone().unwrap_or(Verdict { fate: Fate::Failed, errors: Vec::new() });
         let telling = async {
             match verdict.fate {
@@ -389,6 +399,14 @@ impl Attempt {
         self.entry.stage = Stage::Closed;
         tracing::info!(process = id, fate = ?verdict.fate, "closed");
         Ok(Go::On)
+    }
+
+    /// Whether the server's deadline for this attempt has passed: then the process may be ours again as another attempt, which the
+    /// verdict on this one must not close.
+    fn is_overdue(&self) -> bool {
+        let Some(max) = self.work.as_ref().and_then(|work| work.task.job.max_exec) else { return false };
+        let span = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
+        now_ms() >= self.entry.assigned.saturating_add(span)
     }
 
     /// A verdict was refused for good: it was closed by an answer that we lost, or it is not ours any more; or the server cannot

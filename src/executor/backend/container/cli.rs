@@ -60,6 +60,8 @@ pub(super) struct Cli {
     pub(super) flavour: Flavour,
     program: PathBuf,
     global: Vec<String>,
+    /// Where it runs: podman's monitor leaves notes in the folder that it was started in.
+    folder: PathBuf,
 }
 
 /// What a call gave.
@@ -88,19 +90,24 @@ pub(super) fn complaint(stderr: &str) -> String {
 }
 
 impl Cli {
-    /// The engine that the settings ask for.
+    /// The engine that the settings ask for; it is called from within a folder.
     ///
     /// # Errors
     /// What is missing, and what to do.
-    pub(super) fn new(settings: &Settings) -> Result<Cli, String> {
+    pub(super) fn new(settings: &Settings, folder: &Path) -> Result<Cli, String> {
         let (flavour, program) = find(settings, |name| in_path(name, std::env::var_os("PATH").as_deref()))?;
-        Ok(Cli { flavour, program, global: settings.global_options.clone() })
+        Ok(Cli { flavour, program, global: settings.global_options.clone(), folder: folder.to_owned() })
     }
 
     /// A call. It has no terminal, and a signal for our terminal is none of its business.
     pub(super) fn command<S: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.program);
-        command.args(&self.global).args(words).env_clear().envs(std::env::vars_os().filter(|(name, _)| passes(name)));
+        command
+            .current_dir(&self.folder)
+            .args(&self.global)
+            .args(words)
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| passes(name)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
         // An engine without a daemon hands its limits on to the container.
         crate::open_files::give_back(command.as_std_mut());
@@ -158,7 +165,10 @@ fn find(settings: &Settings, in_path: impl Fn(&str) -> Option<PathBuf>) -> Resul
         _ => Flavour::Podman,
     };
     if let Some(program) = &settings.program {
-        let found = if program.components().count() == 1 { in_path(&program.to_string_lossy()) } else { Some(program.clone()) };
+        let found = match program.components().count() {
+            1 => in_path(&program.to_string_lossy()),
+            _ => std::path::absolute(program).ok(),
+        };
         let found = found.filter(|p| p.is_file());
         let found = found.ok_or_else(|| format!("there is no program {} (setting `program`)", program.display()))?;
         return Ok((settings.engine.unwrap_or(by_name(program)), found));

@@ -93,7 +93,7 @@ impl ContainerEngine {
     /// There is no such program.
     pub fn new(settings: Settings, around: &Surroundings) -> Result<ContainerEngine, Error> {
         let unusable = |reason| Error::Backend { name: around.name.clone(), backend: "container", reason };
-        let cli = Cli::new(&settings).map_err(unusable)?;
+        let cli = Cli::new(&settings, &around.state_dir).map_err(unusable)?;
         let settings = Arc::new(settings);
         let names = Names::new(&around.jobs_dir);
         let engine = ContainerEngine {

@@ -57,6 +57,9 @@ use tokio::sync::watch;
 
 /// In a job's folder: the nodes it runs on, as its batch script found them.
 const NODES: &str = "payload/nodes";
+/// There: whether the job heard a signal to end, and why the batch script did not begin it.
+const ASKED: &str = "asked";
+const REASON: &str = "reason";
 /// The attribute that names the job at Slurm.
 const JOB_ID: &str = "SLURM-JOBID";
 /// How long a status may take from a node to here, through a network file system, after Slurm said that the job ended.
@@ -152,14 +155,18 @@ impl SlurmEngine {
         Ok(batch)
     }
 
-    /// What the job left, with Slurm's word where it ended the job.
+    /// What the job left, with Slurm's word where it ended the job. A job that was asked to end and did so with 0 has not
+    /// come to its end by itself.
     async fn judge(&self, task: &Task, ending: Ending, follower: &mut Follower) -> Ending {
         let Ending::Exited { status, rank, in_init, because: None } = ending else { return ending };
-        if status == 0 {
+        if status == 0 && !task.folder.join(ASKED).exists() {
             return Ending::Exited { status, rank, in_init, because: None };
         }
         match tokio::time::timeout(VERDICT, follower.over()).await {
-            Ok(report) => Ending::Exited { status, rank, in_init, because: self.because(task, &report) },
+            Ok(report) => match self.because(task, &report) {
+                Some(reason) if status == 0 => Ending::Stopped { reason },
+                because => Ending::Exited { status, rank, in_init, because },
+            },
             Err(_) => {
                 tracing::warn!(process = task.job.process_id, "Slurm does not say that a job is over of which a process failed");
                 Ending::Exited { status, rank, in_init, because: None }
@@ -206,6 +213,12 @@ impl SlurmEngine {
     }
 
     fn ending(&self, task: &Task) -> Option<Ending> {
+        // Of the batch script's own, which never began the command.
+        if let Ok(reason) = std::fs::read_to_string(task.folder.join(REASON))
+            && statuses::read(&task.folder.join("status")).is_some()
+        {
+            return Some(Ending::Stopped { reason: reason.trim_end().to_owned() });
+        }
         statuses::ending(&task.folder, &payload::folder(&task.folder), task.job.processes())
     }
 

@@ -4,7 +4,8 @@
 /// The batch script. Arguments: the job's folder, the number of the try.
 ///
 /// It claims the try (see `tries`), says which job it is and on which nodes, loads modules, starts the job step, and
-/// leaves its exit status under a temporary name first, since others see the folder through a network.
+/// leaves its exit status under a temporary name first, since others see the folder through a network. Where it is the
+/// script itself that failed, it says why in `reason`.
 pub const BATCH: &str = r#"#!/bin/bash
 # Made by pollinator.
 pollinator_dir=$1
@@ -16,6 +17,11 @@ pollinator_end() {
   printf '%s\n' "$1" > "$pollinator_dir/status.tmp" && mv -f "$pollinator_dir/status.tmp" "$pollinator_dir/status"
   exit "$1"
 }
+pollinator_fail() {
+  echo "pollinator: $1" >&2
+  printf '%s\n' "$1" > "$pollinator_dir/reason"
+  pollinator_end "$2"
+}
 pollinator_nodes=
 for pollinator_node in $(scontrol show hostnames "$SLURM_JOB_NODELIST"); do
   pollinator_nodes=$pollinator_nodes${pollinator_nodes:+,}$pollinator_node
@@ -24,12 +30,11 @@ printf '%s\n' "${pollinator_nodes:-$SLURM_JOB_NODELIST}" > "$pollinator_dir/payl
 if [ -s "$pollinator_dir/modules" ]; then
   command -v module >/dev/null 2>&1 || . /etc/profile >/dev/null 2>&1
   if ! command -v module >/dev/null 2>&1; then
-    echo "pollinator: modules are to be loaded, and this node knows no module command" >&2
-    pollinator_end 127
+    pollinator_fail "modules are to be loaded, and this node knows no module command" 127
   fi
   set -f
   while IFS= read -r pollinator_line; do
-    module load $pollinator_line || { echo "pollinator: module load $pollinator_line failed" >&2; pollinator_end 1; }
+    module load $pollinator_line || pollinator_fail "module load $pollinator_line failed" 1
   done < "$pollinator_dir/modules"
   set +f
 fi
@@ -54,14 +59,16 @@ pollinator_end "$pollinator_status"
 /// One process of the job step. Arguments: the job's folder, how many processes there are, where the command begins.
 ///
 /// Each leaves its own exit status; with several, each has an output of its own. A signal that ends the step reaches the
-/// command as well, and its status is still written. Just before the image starts, the folders that it will see must be where
+/// command as well, and its status is still written; that there was one is noted in `asked`, for a command may end with 0 then.
+/// Just before the image starts, the folders that it will see must be where
 /// they were: another job of the project could have put a link in the place of one while this one waited in the queue.
 pub const RANK: &str = r#"# Made by pollinator.
 pollinator_dir=$1
 pollinator_rank=${SLURM_PROCID:-0}
 pollinator_log=$pollinator_dir/log
 [ "$2" -eq 1 ] || pollinator_log=$pollinator_dir/log.$pollinator_rank
-trap : HUP INT QUIT TERM
+trap : HUP INT QUIT
+trap ': > "$pollinator_dir/asked"' TERM
 umask 077
 cd "$3" || cd /
 pollinator_status=
