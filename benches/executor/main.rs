@@ -252,7 +252,7 @@ fn run(home: &Home, project: &Path, more: &[&str]) -> String {
     let output = home.run(env!("CARGO_BIN_EXE_pollinator"), &[&words, more].concat());
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    let id = said.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64).next_back();
+    let id = said.split(|c: char| !c.is_ascii_hexdigit()).rfind(|word| word.len() == 64);
     id.unwrap_or_else(|| panic!("no process id in {said}")).to_owned()
 }
 
