@@ -3,7 +3,7 @@
 //! Before a backend is told, `try.N` is made in the job's folder; the job's first act is to make `began.N`, and it ends at
 //! once where that file is there. So whoever asks later makes the file himself: it is either too late for him or for the
 //! job, and never for neither. Making a file that must not be there is atomic on network file systems, too. Ours appears
-//! with [`MARK`] in it, so that also a later life of the executor tells it from the job's, which is empty.
+//! with a mark in it, so that also a later life of the executor tells it from the job's, which is empty.
 
 use super::Failure;
 use std::fs::OpenOptions;
