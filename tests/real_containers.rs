@@ -118,7 +118,14 @@ async fn values_arrive_byte_for_byte(engine: &Engine) {
     for name in ["COLONIES_PROCESS_ID", "PROJECT_DIR", "POLLINATOR_RANK", "POLLINATOR_SIZE"] {
         assert!(names.contains(&name), "{log}");
     }
-    let ours = ["COLONIES_PROCESS_ID", "POLLINATOR_LOCAL_RANK", "POLLINATOR_NODE_RANK", "POLLINATOR_RANK", "POLLINATOR_SIZE"];
+    let ours = [
+        "COLONIES_PROCESS_ID",
+        "POLLINATOR_LOCAL_RANK",
+        "POLLINATOR_NODES",
+        "POLLINATOR_NODE_RANK",
+        "POLLINATOR_RANK",
+        "POLLINATOR_SIZE",
+    ];
     let usual =
         ["", "HOME", "HOSTNAME", "OLDPWD", "PATH", "PROJECT_DIR", "PWD", "PYTHONUNBUFFERED", "SHLVL", "TERM", "container"];
     assert!(names.iter().all(|n| ours.contains(n) || usual.contains(n)), "{names:?}");

@@ -76,7 +76,7 @@ fn main() {
         return;
     }
     pollinator::net::install_crypto_provider();
-    let cluster = Slurm::start(arguments.jobs.div_ceil(2).max(8));
+    let cluster = Slurm::start(8);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let wanted = |case| arguments.cases.is_empty() || arguments.cases.contains(&case);
@@ -90,7 +90,7 @@ fn main() {
             idle(&arguments, &cluster).await;
         }
         if wanted(Case::Many) {
-            many(&arguments, &cluster).await;
+            many(&arguments).await;
         }
     });
 }
@@ -186,16 +186,15 @@ async fn idle(arguments: &Arguments, cluster: &Slurm) {
 }
 
 /// Many jobs that run.
-async fn many(arguments: &Arguments, cluster: &Slurm) {
+async fn many(arguments: &Arguments) {
     let home = Home::new();
-    let service = Service::start(&home, cluster, arguments.jobs).await;
+    let service = Service::start_beside_stand_ins(&home, arguments.jobs).await;
     let project = project(&home, "many", "sleep 100000", "");
     let began = Instant::now();
     run(&home, &project, &["--processes", &arguments.jobs.to_string()]);
-    let running = || cluster.ask("squeue", &["--noheader", "--states=running", "--format=%i"]).lines().count() as u32;
-    while running() < arguments.jobs {
-        assert!(began.elapsed() < Duration::from_secs(1800), "{} of {} jobs run", running(), arguments.jobs);
-        tokio::time::sleep(Duration::from_secs(5)).await;
+    while service.jobs() < arguments.jobs {
+        assert!(began.elapsed() < Duration::from_secs(1800), "{} of {} jobs run", service.jobs(), arguments.jobs);
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
     println!("{} jobs run after {:.0} s", arguments.jobs, began.elapsed().as_secs_f64());
     // What is told once to the colony of each is told.
@@ -206,7 +205,7 @@ async fn many(arguments: &Arguments, cluster: &Slurm) {
     let (after, traffic, asked) = (service.usage(), service.traffic(), service.calls("squeue").len() - asked);
     let percent = |span: Duration| span.as_secs_f64() / arguments.watch as f64 * 100.0;
     println!(
-        "watched for {} s: {:.2} % of a core, and {:.2} % in `squeue`; {after}",
+        "watched for {} s: {:.2} % of a core, and {:.2} % in the stand-in of `squeue`; {after}",
         arguments.watch,
         percent(after.cpu - before.cpu),
         percent(after.children - before.children)
@@ -217,18 +216,6 @@ async fn many(arguments: &Arguments, cluster: &Slurm) {
         traffic.answers as f64 / arguments.watch as f64,
         (traffic.up + traffic.down) as f64 / 1024.0 / arguments.watch as f64
     );
-    let mut peer: Vec<Duration> = (0..5).map(|_| cpu_of_squeue(&home, cluster)).collect();
-    peer.sort();
-    println!("  peer: one `squeue` of all these jobs takes {:.0} ms of CPU by itself", peer[2].as_secs_f64() * 1000.0);
-    drop(service);
-    cluster.ask("scancel", &["--account=lab"]);
-}
-
-fn cpu_of_squeue(home: &Home, cluster: &Slurm) -> Duration {
-    let before = home::Usage::of(u64::from(std::process::id())).children;
-    let mut command = home.command("squeue", &["--noheader", "--states=all", "--format=%i %T %r"]);
-    assert!(command.env("SLURM_CONF", cluster.root().join("slurm.conf")).stdout(Stdio::null()).status().unwrap().success());
-    home::Usage::of(u64::from(std::process::id())).children - before
 }
 
 /// A project for the cluster.

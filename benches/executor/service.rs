@@ -33,13 +33,44 @@ pub type Calls = Vec<Duration>;
 impl Service {
     /// Starts it, and waits until it asks for work.
     pub async fn start(home: &Home, cluster: &Slurm, slots: u32) -> Service {
-        let folder = home.path().join("executor");
-        std::fs::create_dir_all(folder.join("programs")).unwrap();
+        let programs = home.path().join("executor/programs");
+        std::fs::create_dir_all(&programs).unwrap();
         for name in PROGRAMS {
-            noting(&folder, name);
+            noting(&programs, name, &format!("exec {name} \"$@\""));
         }
         // The nodes look for it in the same folder.
-        program(&folder.join("programs/srun"), "exec srun \"$@\"");
+        program(&programs.join("srun"), "exec srun \"$@\"");
+        Service::begin(home, slots, &cluster.root().join("slurm.conf")).await
+    }
+
+    /// The same with stand-ins for Slurm's programs, whose jobs begin at once and run on for ever: this machine cannot hold the
+    /// real daemons and job steps of a thousand jobs. What they leave in the folder of a job is what the batch script leaves.
+    pub async fn start_beside_stand_ins(home: &Home, slots: u32) -> Service {
+        let programs = home.path().join("executor/programs");
+        std::fs::create_dir_all(&programs).unwrap();
+        let jobs = home.path().join("executor/jobs-of-slurm");
+        let sbatch = format!(
+            "exec 9>>'{0}.lock'; flock 9; id=$(( $(wc -l < '{0}') + 1 ))\n\
+             folder=${{@: -2:1}}; : > \"$folder/began.${{@: -1}}\"; echo $id > \"$folder/jobid\"; echo n1 > \"$folder/payload/nodes\"\n\
+             echo \"$id|RUNNING|n1|None\" >> '{0}'; echo $id",
+            jobs.display()
+        );
+        std::fs::write(&jobs, "").unwrap();
+        noting(&programs, "sbatch", &sbatch);
+        noting(&programs, "squeue", &format!("cat '{}'", jobs.display()));
+        for name in ["scancel", "scontrol", "sacct"] {
+            noting(&programs, name, "exit 1");
+        }
+        Service::begin(home, slots, Path::new("/dev/null")).await
+    }
+
+    pub fn jobs(&self) -> u32 {
+        let jobs = std::fs::read_to_string(self.folder.join("jobs-of-slurm")).unwrap_or_default();
+        jobs.lines().count() as u32
+    }
+
+    async fn begin(home: &Home, slots: u32, slurm_conf: &Path) -> Service {
+        let folder = home.path().join("executor");
         let mut variables = home.environment();
         let server = format!("{}:{}", variables["COLONIES_SERVER_HOST"], variables["COLONIES_SERVER_PORT"]);
         let proxy = Proxy::start(server, Arc::new(Network::default())).await;
@@ -52,7 +83,7 @@ impl Service {
         std::fs::write(folder.join("settings.toml"), settings).unwrap();
         let words = ["executor", "start", "--backend", "slurm", "--name", NAME, "--config", "executor/settings.toml"];
         let mut command = home.command(env!("CARGO_BIN_EXE_pollinator"), &words);
-        command.args(["--log", "executor/log"]).envs(variables).env("SLURM_CONF", cluster.root().join("slurm.conf"));
+        command.args(["--log", "executor/log"]).envs(variables).env("SLURM_CONF", slurm_conf);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let service = Service { folder, proxy, child };
         let began = Instant::now();
@@ -147,10 +178,10 @@ fn find(at: &Path, name: &str) -> Option<PathBuf> {
     below.iter().find(named).cloned().or_else(|| below.iter().find_map(|path| find(path, name)))
 }
 
-/// A program that notes when it was called, and goes on as the one of that name.
-fn noting(folder: &Path, name: &str) {
-    let text = format!("echo $EPOCHREALTIME >> '{}'\nexec {name} \"$@\"", folder.join(name).display());
-    program(&folder.join("programs").join(name), &text);
+/// A program that notes when it was called, and then does what it is told here.
+fn noting(programs: &Path, name: &str, does: &str) {
+    let notes = programs.parent().unwrap().join(name);
+    program(&programs.join(name), &format!("echo $EPOCHREALTIME >> '{}'\n{does}", notes.display()));
 }
 
 fn program(path: &Path, text: &str) {

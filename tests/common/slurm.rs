@@ -58,10 +58,6 @@ impl Slurm {
     fn settings(&self, command: &mut Command) {
         command.env("SLURM_ROOT", &self.root).env("SLURM_PORT", self.port.to_string());
         command.env("SLURM_CPUS", self.cpus.to_string()).env("SLURM_MEM", (500 * self.cpus).to_string());
-        if self.cpus > 100 {
-            // Each of very many jobs would look at all processes of the machine every second. The latest line counts.
-            command.env("SLURM_LINES", "JobAcctGatherType=jobacct_gather/none");
-        }
         command.env("SLURM_CONF", self.root.join("slurm.conf"));
     }
 

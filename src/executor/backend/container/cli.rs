@@ -60,7 +60,8 @@ pub(super) struct Cli {
     pub(super) flavour: Flavour,
     program: PathBuf,
     global: Vec<String>,
-    /// Where it runs: podman's monitor leaves notes in the folder that it was started in.
+    /// Where it is called from: podman's monitor leaves a file `oom` in the folder that a container was started from, when the
+    /// kernel killed a process of it for its memory.
     folder: PathBuf,
 }
 
@@ -97,6 +98,11 @@ impl Cli {
     pub(super) fn new(settings: &Settings, folder: &Path) -> Result<Cli, String> {
         let (flavour, program) = find(settings, |name| in_path(name, std::env::var_os("PATH").as_deref()))?;
         Ok(Cli { flavour, program, global: settings.global_options.clone(), folder: folder.to_owned() })
+    }
+
+    /// The same, called from within another folder.
+    pub(super) fn within(&self, folder: &Path) -> Cli {
+        Cli { folder: folder.to_owned(), ..self.clone() }
     }
 
     /// A call. It has no terminal, and a signal for our terminal is none of its business.

@@ -64,7 +64,9 @@ pub(super) async fn ask(cli: &Cli, task: &Task, rank: u32, name: &str) -> Result
     // Where the first process could not even open its output, it complained to the engine.
     let said = cli.call(what, &cli::words(&["logs", "--tail", "5", name]), LIMIT, true).await?;
     let said = format!("{}{}", said.stdout, said.stderr);
-    Ok(told(task, rank, status.parse().ok(), oom == "true", &[error.trim(), said.trim()].join(" ")))
+    // Where the first process was killed, too, it could not say so itself.
+    let oom = oom == "true" || task.folder.join("oom").exists();
+    Ok(told(task, rank, status.parse().ok(), oom, &[error.trim(), said.trim()].join(" ")))
 }
 
 /// What the engine's words mean.

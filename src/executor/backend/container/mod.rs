@@ -196,10 +196,10 @@ impl ContainerEngine {
     }
 
     /// Starts those containers that are not started yet.
-    async fn begin(&self, containers: &[String]) -> Result<Result<(), String>, Failure> {
+    async fn begin(&self, task: &Task, containers: &[String]) -> Result<Result<(), String>, Failure> {
         let mut words: Vec<OsString> = vec!["start".into()];
         words.extend(containers.iter().map(OsString::from));
-        let answer = self.cli.call("cannot start the container", &words, LIMIT, false).await?;
+        let answer = self.cli.within(&task.folder).call("cannot start the container", &words, LIMIT, false).await?;
         Ok(if answer.success { Ok(()) } else { Err(ending::start_complaint(&answer.stderr)) })
     }
 
@@ -270,7 +270,7 @@ impl Engine for ContainerEngine {
             self.remove(task).await?;
             return Err(error);
         }
-        if let Err(reason) = self.begin(&self.names.all(task)).await? {
+        if let Err(reason) = self.begin(task, &self.names.all(task)).await? {
             self.remove(task).await?;
             return Err(Failure::Refused { what: "the container cannot be started".into(), reason });
         }
@@ -290,7 +290,7 @@ impl Engine for ContainerEngine {
             let rest: Vec<String> =
                 (0..).zip(&all).filter(|(r, n)| made.contains(n) && !began(*r)).map(|(_, n)| n.clone()).collect();
             if !rest.is_empty()
-                && let Err(reason) = self.begin(&rest).await?
+                && let Err(reason) = self.begin(task, &rest).await?
             {
                 tracing::warn!(process = task.job.process_id, reason, "not all processes of a job could be started");
             }
