@@ -13,6 +13,7 @@ pub mod colonies;
 pub mod colony;
 pub mod config;
 pub mod content;
+pub mod durable;
 pub mod event;
 pub mod executor;
 pub mod index;

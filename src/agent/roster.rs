@@ -1,9 +1,9 @@
 //! The projects that the agent owns: a small file, written whole and atomically.
 
 use super::Error;
+use crate::durable;
 use serde::Deserialize;
 use serde::Serialize;
-use std::io::Write;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -97,11 +97,8 @@ impl Roster {
         let write = || -> std::io::Result<()> {
             let folder = self.path.parent().unwrap_or(Path::new("."));
             crate::sqlite::private_folder(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            file.write_all(&text)?;
-            file.as_file().sync_all()?;
-            file.persist(&self.path)?;
-            std::fs::File::open(folder)?.sync_all()
+            durable::replace(&self.path, &text)?;
+            durable::settle(&self.path)
         };
         write().map_err(|source| Error::Folder { what: "the list of projects", path: self.path.clone(), source })
     }

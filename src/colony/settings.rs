@@ -5,10 +5,9 @@ use crate::colonies::Identity;
 use crate::config::ColonyAccess;
 use crate::config::Secret;
 use crate::config::StoreAccess;
+use crate::durable;
 use serde::Deserialize;
 use serde::Serialize;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -208,10 +207,5 @@ fn user_name() -> String {
 
 /// Writes a file for its owner only, whole or not at all.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let failed = |source| Error::Folder { path: path.to_owned(), source };
-    let temporary = path.with_extension("new");
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary).map_err(failed)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&temporary, path).map_err(failed)
+    durable::replace(path, bytes).map_err(|source| Error::Folder { path: path.to_owned(), source })
 }

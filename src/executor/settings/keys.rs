@@ -6,7 +6,7 @@ use super::Error;
 use crate::colonies::Identity;
 use crate::config;
 use crate::config::Secret;
-use std::io::Write;
+use crate::durable;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -48,11 +48,8 @@ pub(super) fn find_or_make(state_dir: &Path) -> Result<Secret, Error> {
 
 /// Whole or not at all, and never over another one.
 fn write(path: &Path, key: &Secret) -> std::io::Result<()> {
-    // Made 0600.
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-    file.write_all(key.expose().as_bytes())?;
-    file.as_file().sync_all()?;
-    file.persist_noclobber(path).map(drop).map_err(|e| e.error)
+    let folder = path.parent().unwrap_or(Path::new("."));
+    durable::written(folder, key.expose().as_bytes())?.persist_noclobber(path).map(drop).map_err(|e| e.error)
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The engine: makes the objects of a job, watches them, and takes them away.
 
 use super::cluster::Cluster;
-use super::durable;
 use super::follows;
 use super::follows::Follows;
 use super::hub::Hub;
@@ -14,6 +13,7 @@ use super::rights;
 use super::settings::Settings;
 use super::view::View;
 use super::volume::Volume;
+use crate::durable;
 use crate::executor::backend::Adopted;
 use crate::executor::backend::Ending;
 use crate::executor::backend::Engine;
@@ -93,8 +93,8 @@ impl KubernetesEngine {
         let shape = Shape { nonce: random()?, indexed: self.cluster.knows_indexed_jobs().await? };
         let text = serde_json::to_vec(&shape).map_err(|e| unreadable()(e.into()))?;
         // Objects are made by it: without it they would be taken for another's.
-        durable::replace(&path, &text)?;
-        durable::settle(&path)?;
+        let settled = durable::replace(&path, &text).and_then(|()| durable::settle(&path));
+        settled.map_err(Failure::io("cannot write in the folder of the job", &path))?;
         Ok(shape)
     }
 
@@ -349,8 +349,8 @@ fn instance(state_dir: &Path) -> Result<String, Failure> {
         _ => {}
     }
     let made = random()?;
-    durable::replace(&path, made.as_bytes())?;
-    durable::settle(&path)?;
+    let settled = durable::replace(&path, made.as_bytes()).and_then(|()| durable::settle(&path));
+    settled.map_err(Failure::io("cannot write in the state of the executor", &path))?;
     Ok(made)
 }
 

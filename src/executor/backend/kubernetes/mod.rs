@@ -11,7 +11,6 @@ mod settings;
 #[cfg(feature = "kubernetes")]
 mod cluster;
 #[cfg(feature = "kubernetes")]
-mod durable;
 #[cfg(feature = "kubernetes")]
 mod engine;
 #[cfg(feature = "kubernetes")]

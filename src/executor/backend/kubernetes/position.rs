@@ -4,9 +4,9 @@
 //! After a death in between, the output shows whether it was. What stands in the output before a batch is on the disk before
 //! the position says that it was read, so that the death may be the machine's, too.
 
-use super::durable;
 use super::lines::Mark;
 use super::lines::Record;
+use crate::durable;
 use crate::executor::backend::Failure;
 use crate::executor::backend::append;
 use base64::Engine as _;
@@ -174,9 +174,9 @@ impl Recorder {
     }
 
     fn save(&self) -> Result<(), Failure> {
-        let failed = Failure::io("cannot write down the position in the log", &self.file);
-        let text = serde_json::to_vec(&self.position).map_err(|e| failed(e.into()))?;
-        durable::replace(&self.file, &text)
+        let failed = || Failure::io("cannot write down the position in the log", &self.file);
+        let text = serde_json::to_vec(&self.position).map_err(|e| failed()(e.into()))?;
+        durable::replace(&self.file, &text).map_err(failed())
     }
 
     /// Adds what of the last batch is not in the output.
