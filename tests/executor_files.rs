@@ -7,6 +7,8 @@
 mod count_proxy;
 #[path = "common/rig.rs"]
 mod rig;
+#[path = "common/small_disk.rs"]
+mod small_disk;
 
 use count_proxy::CountProxy;
 use count_proxy::Limit;
@@ -23,6 +25,7 @@ use pollinator::journal::Journal;
 use rig::*;
 use serde_json::Value;
 use serde_json::json;
+use small_disk::SmallDisk;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -492,41 +495,18 @@ async fn what_was_left_behind_goes_and_what_was_not_sent_is_sent_later() {
     running.stop().await;
 }
 
-/// A small file system in memory as file area; it goes away in the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Path, options: &str) -> bool {
-        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
-        std::process::Command::new("mount").args(mount).arg(folder).output().is_ok_and(|o| o.status.success())
-    }
-
-    fn below(rig: &Rig) -> SmallDisk {
-        let folder = rig.fs("");
-        std::fs::create_dir_all(&folder).unwrap();
-        assert!(
-            SmallDisk::mount(&folder, "size=10m,mode=700"),
-            "a tmpfs must be mounted for this test: run it as root, or below `unshare -rm`"
-        );
-        SmallDisk(folder)
-    }
-
-    fn enlarge(&self) {
-        assert!(SmallDisk::mount(&self.0, "remount,size=64m"));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
-    }
+/// A file system of ten MiB as file area.
+fn small_disk(rig: &Rig) -> SmallDisk {
+    let folder = rig.fs("");
+    std::fs::create_dir_all(&folder).unwrap();
+    SmallDisk::new(&folder)
 }
 
 /// Four files of which two find room. The process fails with what a person can do; what is there is whole; the next process, with
 /// room, gets all of it.
 async fn does_not_fit(tree: &str) {
     let rig = Rig::new().await;
-    let disk = SmallDisk::below(&rig);
+    let disk = small_disk(&rig);
     rig.write("src", "small", "small");
     let content = |n: usize| char::from(b'a' + n as u8).to_string().repeat(4 << 20);
     for n in 0..4 {
@@ -573,7 +553,7 @@ async fn data_that_does_not_fit_fails_the_process_and_comes_when_there_is_room()
 #[tokio::test]
 async fn an_old_snapshot_makes_room_for_a_new_one_on_a_full_disk() {
     let rig = Rig::new().await;
-    let _disk = SmallDisk::below(&rig);
+    let _disk = small_disk(&rig);
     let running = rig.start();
     let jobs = rig.folder.path().join("executor/jobs");
     let mut earlier: Option<PathBuf> = None;

@@ -4,6 +4,8 @@
 
 mod chaos;
 mod lab;
+#[path = "common/small_disk.rs"]
+mod small_disk;
 
 use chaos::Colony;
 use chaos::sha256;
@@ -13,6 +15,7 @@ use lab::finish;
 use pollinator::colonies::File;
 use pollinator::colonies::FileRef;
 use pollinator::colonies::S3Object;
+use small_disk::SmallDisk;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -196,34 +199,6 @@ fn expect_large(result: &Path) {
     assert_eq!(names_below(result).len(), 12, "{:?}", names_below(result));
     for n in 0..12u8 {
         assert!(std::fs::read(result.join(format!("large{n}.bin"))).unwrap() == vec![n; 3 << 20], "large{n}.bin");
-    }
-}
-
-/// A file system in memory, of this many MiB; it goes away in the end.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(folder: &Path, options: &str) -> bool {
-        let mount = ["-t", "tmpfs", "-o", options, "tmpfs"];
-        std::process::Command::new("mount").args(mount).arg(folder).output().is_ok_and(|o| o.status.success())
-    }
-
-    fn new(folder: &Path) -> SmallDisk {
-        assert!(
-            SmallDisk::mount(folder, "size=10m"),
-            "a tmpfs must be mounted for this test: run it as root, or below `unshare -rm`"
-        );
-        SmallDisk(folder.to_owned())
-    }
-
-    fn enlarge(&self) {
-        assert!(SmallDisk::mount(&self.0, "remount,size=64m"));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
     }
 }
 

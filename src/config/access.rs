@@ -66,3 +66,19 @@ pub struct StoreAccess {
     /// Bucket.
     pub bucket: String,
 }
+
+#[cfg(test)]
+impl StoreAccess {
+    /// An address at which nobody answers.
+    pub(crate) fn of_nobody() -> StoreAccess {
+        StoreAccess {
+            endpoint: "127.0.0.1:1".into(),
+            tls: false,
+            skip_verify: false,
+            access_key: String::new(),
+            secret_key: Secret::new(""),
+            region: String::new(),
+            bucket: "b".into(),
+        }
+    }
+}

@@ -65,10 +65,7 @@ fn forestall(folder: &Path, began: &Path) -> Result<bool, Failure> {
     file.write_all(MARK.as_bytes()).map_err(failed())?;
     match std::fs::hard_link(&mark, began) {
         Ok(()) => Ok(false),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let text = std::fs::read(began).map_err(Failure::io("cannot read in the folder of the job", began))?;
-            Ok(text != MARK.as_bytes())
-        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => is_the_jobs(began),
         Err(_) => without_links(began),
     }
 }
@@ -79,12 +76,15 @@ fn without_links(began: &Path) -> Result<bool, Failure> {
     let failed = || Failure::io("cannot write in the folder of the job", began);
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(began) {
         Ok(mut file) => file.write_all(MARK.as_bytes()).map(|()| false).map_err(failed()),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let text = std::fs::read(began).map_err(Failure::io("cannot read in the folder of the job", began))?;
-            Ok(text != MARK.as_bytes())
-        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => is_the_jobs(began),
         Err(error) => Err(failed()(error)),
     }
+}
+
+/// Whether a file that stands there was made by the job, not by an earlier life of ours.
+fn is_the_jobs(began: &Path) -> Result<bool, Failure> {
+    let text = std::fs::read(began).map_err(Failure::io("cannot read in the folder of the job", began))?;
+    Ok(text != MARK.as_bytes())
 }
 
 #[cfg(test)]

@@ -395,7 +395,6 @@ pub(super) mod tests {
     use super::*;
     use crate::colonies::Identity;
     use crate::config::ColonyAccess;
-    use crate::config::Secret;
     use crate::config::StoreAccess;
     use std::path::Path;
 
@@ -404,16 +403,7 @@ pub(super) mod tests {
         let (_, key) = Identity::generate().unwrap();
         let (host, colony) = ("127.0.0.1".into(), "lab".into());
         let access = ColonyAccess { host, port: 1, tls: false, skip_verify: false, colony, key };
-        let store = StoreAccess {
-            endpoint: "127.0.0.1:1".into(),
-            tls: false,
-            skip_verify: false,
-            access_key: String::new(),
-            secret_key: Secret::new(""),
-            region: String::new(),
-            bucket: "b".into(),
-        };
-        let options = Options::new("local", access, store, home.join("fs"), home.join("state"));
+        let options = Options::new("local", access, StoreAccess::of_nobody(), home.join("fs"), home.join("state"));
         CfsFiles::new(&options, Arc::default()).unwrap()
     }
 

@@ -53,13 +53,13 @@ pub struct Alone<'a> {
 }
 
 impl Places {
-    /// Notes that a job uses its folders.
-    pub fn enter(self: &Arc<Places>, job: &Job) -> Using {
+    /// Notes that a job uses its folders; whether its command may be at work there, its files having come in an earlier life.
+    pub fn enter(self: &Arc<Places>, job: &Job, begun: bool) -> Using {
         let snapshots = job.snapshots.iter().map(|s| (s.dir.clone(), Some(s.id.clone())));
         let folders = snapshots.chain(job.dirs.iter().map(|d| (d.dir.clone(), None))).collect();
         let mut known = self.known();
         let number = known.take_number();
-        known.jobs.insert(number, User { process_id: job.process_id.clone(), folders, begun: false });
+        known.jobs.insert(number, User { process_id: job.process_id.clone(), folders, begun });
         if known.awaited.as_mut().is_some_and(|awaited| awaited.remove(&job.process_id)) {
             self.changed.notify_waiters();
         }
@@ -162,16 +162,6 @@ impl Known {
     }
 }
 
-impl Using {
-    /// The command may be at work: its files were brought in an earlier life of the executor.
-    pub fn begun(self) -> Using {
-        if let Some(user) = self.places.known().jobs.get_mut(&self.number) {
-            user.begun = true;
-        }
-        self
-    }
-}
-
 impl Drop for Using {
     fn drop(&mut self) {
         self.places.known().jobs.remove(&self.number);
@@ -219,7 +209,7 @@ mod tests {
     #[test]
     fn a_folder_that_others_use_is_known() {
         let places = Arc::new(Places::default());
-        let one = places.enter(&job("1", "s", &["p/result"]));
+        let one = places.enter(&job("1", "s", &["p/result"]), false);
         for used in ["p", "p/result", "p/result/sub"] {
             assert!(!places.used_beside(&dir(used), "1"), "{used}");
             assert!(places.used_beside(&dir(used), "2"), "{used}");
@@ -229,7 +219,7 @@ mod tests {
         assert!(!places.at_work_beside(&dir("p/result"), "2"));
         places.begun("1");
         assert!(places.at_work_beside(&dir("p/result"), "2"));
-        let two = places.enter(&job("2", "s", &["p/result"])).begun();
+        let two = places.enter(&job("2", "s", &["p/result"]), true);
         assert!(places.at_work_beside(&dir("p/result"), "1"));
         drop((one, two));
         assert!(places.known().jobs.is_empty());
@@ -241,7 +231,7 @@ mod tests {
         assert!(places.all_here().now_or_never().is_none());
         places.expect(BTreeSet::from(["1".to_owned()]));
         assert!(places.all_here().now_or_never().is_none());
-        let _using = places.enter(&job("1", "s", &[]));
+        let _using = places.enter(&job("1", "s", &[]), false);
         places.all_here().await;
     }
 
@@ -270,9 +260,9 @@ mod tests {
     async fn one_folder_holds_one_snapshot_at_a_time() {
         let places = Arc::new(Places::default());
         let (old, new) = (job("1", "old", &[]), job("2", "new", &[]));
-        let first = places.enter(&old);
-        let second = places.enter(&new);
-        let same = places.enter(&job("3", "old", &[]));
+        let first = places.enter(&old, false);
+        let second = places.enter(&new, false);
+        let same = places.enter(&job("3", "old", &[]), false);
         places.turn(&old).await;
         assert!(places.turn(&new).now_or_never().is_none());
         assert!(places.turn(&job("3", "old", &[])).now_or_never().is_none(), "behind the one that waits");
@@ -283,8 +273,8 @@ mod tests {
         // After a restart the one that runs may enter behind the one that waited for it.
         let other = job("4", "other", &[]);
         drop(same);
-        let _before = places.enter(&other);
-        let at_work = places.enter(&old).begun();
+        let _before = places.enter(&other, false);
+        let at_work = places.enter(&old, true);
         assert!(places.turn(&other).now_or_never().is_none());
         drop(at_work);
         places.turn(&other).await;

@@ -376,7 +376,7 @@ mod tests {
         let mut job = (*task(home.path(), "true", &[], serde_json::json!({})).job).clone();
         let dir = Inside::read("used").unwrap();
         job.snapshots = vec![SnapshotIn { id: "s".into(), label: "/l".into(), dir, keep_files: false, keep_snapshot: false }];
-        let using = files.places.enter(&job);
+        let using = files.places.enter(&job, false);
         assert_eq!(files.reclaim(0).await.unwrap(), 1);
         assert!(!is_there(&files, "left"));
         for stays in ["recent", "kept", "unsent", "used", "around", "around/kept"] {

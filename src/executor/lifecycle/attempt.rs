@@ -20,7 +20,6 @@ use crate::executor::backend::Task;
 use crate::executor::backend::say;
 use crate::executor::error::Error;
 use crate::executor::files::FilesError;
-use crate::executor::files::Using;
 use crate::executor::journal::Entry;
 use crate::executor::journal::Fate;
 use crate::executor::journal::Stage;
@@ -60,19 +59,20 @@ pub(super) struct Attempt {
     ticket: Arc<Mutex<Ticket>>,
     delay: Delay,
     /// None where the specification is refused.
-    pub(super) work: Option<Known>,
-}
-
-/// What is known once the specification is read.
-pub(super) struct Known {
-    pub(super) task: Task,
-    _using: Using,
+    pub(super) work: Option<Task>,
 }
 
 impl Host {
     /// One folder for each attempt; it begins with the process id for whoever looks.
     pub(super) fn folder_of(&self, job: &Job, job_id: i64) -> PathBuf {
         self.jobs_dir.join(format!("{}-{job_id}", job.process_id))
+    }
+
+    /// The work of an attempt, in a folder that is there.
+    fn task(&self, job: Job, job_id: i64) -> Result<Task, Error> {
+        let folder = self.folder_of(&job, job_id);
+        sqlite::private_folder(&folder).map_err(|source| Error::Folder { path: folder.clone(), source })?;
+        Ok(Task { job: Arc::new(job), folder, fs_dir: self.fs_dir.clone() })
     }
 
     /// Reserves what an assigned process takes.
@@ -90,7 +90,7 @@ impl Host {
         let guard = Guard::new(self.clone(), &entry, inbox);
         let mut attempt = Attempt { host: self.clone(), entry, guard, ticket, delay: Delay::default(), work: None };
         match read {
-            Ok(job) => attempt.work = Some(attempt.prepare_folder(job)?),
+            Ok(job) => attempt.work = Some(attempt.host.task(job, attempt.entry.job_id)?),
             Err(refusal) if attempt.entry.verdict.is_none() => {
                 attempt.decide(Fate::Failed, vec![format!("the specification is refused: {refusal}")])?;
             }
@@ -110,19 +110,9 @@ impl Host {
 }
 
 impl Attempt {
-    fn prepare_folder(&self, job: Job) -> Result<Known, Error> {
-        let folder = self.host.folder_of(&job, self.entry.job_id);
-        sqlite::private_folder(&folder).map_err(|source| Error::Folder { path: folder.clone(), source })?;
-        let mut using = self.host.places.enter(&job);
-        if self.entry.stage >= Stage::FilesIn {
-            using = using.begun();
-        }
-        Ok(Known { task: Task { job: Arc::new(job), folder, fs_dir: self.host.fs_dir.clone() }, _using: using })
-    }
-
     /// One stage.
     async fn step(&mut self) -> Result<Go, Error> {
-        let Some(task) = self.work.as_ref().map(|w| w.task.clone()) else {
+        let Some(task) = self.work.clone() else {
             return match self.entry.stage {
                 Stage::SentBack => self.close().await,
                 // Nothing was brought in, nothing is to be sent back.
@@ -146,10 +136,10 @@ impl Attempt {
         self.entry.stage = stage;
         if self.host.tell_steps
             && stage < Stage::Ended
-            && let Some(known) = &self.work
+            && let Some(task) = &self.work
         {
             let line = format!("ColonyOS: the process is {}", stage.word());
-            say(&known.task.log(), &line).unwrap_or_else(|error| tracing::warn!(%error, "cannot add to the log"));
+            say(&task.log(), &line).unwrap_or_else(|error| tracing::warn!(%error, "cannot add to the log"));
         }
         Ok(Go::On)
     }
@@ -404,7 +394,7 @@ impl Attempt {
     /// Whether the server's deadline for this attempt has passed: then the process may be ours again as another attempt, which the
     /// verdict on this one must not close.
     fn is_overdue(&self) -> bool {
-        let Some(max) = self.work.as_ref().and_then(|work| work.task.job.max_exec) else { return false };
+        let Some(max) = self.work.as_ref().and_then(|task| task.job.max_exec) else { return false };
         let span = i64::try_from(max.as_millis()).unwrap_or(i64::MAX);
         now_ms() >= self.entry.assigned.saturating_add(span)
     }
@@ -437,16 +427,16 @@ impl Attempt {
 
     /// Removes what nobody needs any more. What cannot be removed is left, and said.
     async fn clean_up(&mut self) {
-        let Some(known) = self.work.take() else { return };
-        let folder = known.task.folder.clone();
+        let Some(task) = self.work.take() else { return };
         let fate = self.entry.verdict.as_ref().map(|v| v.fate);
         // Another attempt may need the files.
         if fate != Some(Fate::TakenAway)
-            && let Err(error) = self.host.files.clean_up(&known.task.job).await
+            && let Err(error) = self.host.files.clean_up(&task.job).await
         {
             tracing::warn!(process = self.entry.process.processid, %error, "files of a job are left behind");
         }
-        let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&folder).map_err(|e| (folder, e))).await;
+        let removed =
+            tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&task.folder).map_err(|e| (task.folder, e))).await;
         if let Ok(Err((folder, error))) = removed {
             tracing::warn!(folder = %folder.display(), %error, "the folder of a job is left behind");
         }

@@ -23,13 +23,14 @@ use tokio::time::Instant;
 /// the pause between.
 const JOURNAL_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 const JOURNAL_PAUSE: Duration = Duration::from_secs(10);
+
 impl Host {
     /// Lives an attempt through. What goes wrong in it, a panic too, fails that process only.
     pub(super) async fn supervise(self: &Arc<Host>, entry: Entry, inbox: Arc<Inbox>, ticket: Ticket) {
         let ticket = Arc::new(Mutex::new(ticket));
         // Also while an attempt pauses, its job may be at work in its folders.
         let job = Job::read(&entry.process, self.engine.needs_image()).ok();
-        let _using = job.map(|job| self.places.enter(&job));
+        let _using = job.map(|job| self.places.enter(&job, entry.stage >= Stage::FilesIn));
         let mut stands = (entry.stage, Instant::now());
         let reason = loop {
             let (host, copy, inbox, ticket) = (self.clone(), self.reread(&entry), inbox.clone(), ticket.clone());

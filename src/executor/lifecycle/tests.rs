@@ -66,17 +66,9 @@ impl Rig {
     }
 
     fn options(&self) -> Options {
-        let store = StoreAccess {
-            endpoint: "127.0.0.1:1".into(),
-            tls: false,
-            skip_verify: false,
-            access_key: String::new(),
-            secret_key: Secret::new(""),
-            region: String::new(),
-            bucket: "b".into(),
-        };
         let path = self.folder.path();
-        let mut options = Options::new("local", self.server.access.clone(), store, path.join("fs"), path.join("state"));
+        let mut options =
+            Options::new("local", self.server.access.clone(), StoreAccess::of_nobody(), path.join("fs"), path.join("state"));
         options.owner_key = Some(self.server.owner_key.clone());
         options.poll_seconds = 2;
         options.capacity = self.capacity;

@@ -214,8 +214,8 @@ impl SlurmEngine {
 
     fn ending(&self, task: &Task) -> Option<Ending> {
         // Of the batch script's own, which never began the command.
-        if let Ok(reason) = std::fs::read_to_string(task.folder.join(REASON))
-            && statuses::read(&task.folder.join("status")).is_some()
+        if statuses::read(&task.folder.join("status")).is_some()
+            && let Ok(reason) = std::fs::read_to_string(task.folder.join(REASON))
         {
             return Some(Ending::Stopped { reason: reason.trim_end().to_owned() });
         }
