@@ -13,12 +13,12 @@ run() {
     env -i PATH="$PATH" HOME="$home" CARGO_HOME="$cargo_home" RUSTUP_HOME="$rustup_home" LANG=C.UTF-8 "$@"
 }
 finish() {
-    run target/release/pollinator colony stop || true
+    run target/debug/pollinator colony stop || true
     rm -rf "$home"
 }
 trap finish EXIT
 
-run cargo run --locked --release --bin pollinator -- run --follow --project "$home/examples/hello" | tee "$home/output"
+run cargo run --locked --bin pollinator -- run --follow --project "$home/examples/hello" | tee "$home/output"
 grep -q '^hostname: ' "$home/output"
 grep -q '^Hello world!$' "$home/output"
 grep -q '^Hello, World!$' "$home/examples/hello/cfs/result/result.txt"

@@ -34,12 +34,13 @@ lanes() {
     real=$!
     trap 'kill "$real" 2>/dev/null || true' EXIT
     cargo test --locked --no-fail-fast --lib --bins --benches $(targets quick) || quick=$?
-    echo "test.sh: the first lane ended with $quick; waiting for the second"
+    echo "test.sh: the first lane ended with $quick after $SECONDS s; waiting for the second"
     local others=0
     wait "$real" || others=$?
     trap - EXIT
     cat "$log"
     rm -f "$log"
+    echo "test.sh: the second lane ended with $others after $SECONDS s"
     local alone=0
     cargo test --locked --no-fail-fast $(targets alone) || alone=$?
     echo "test.sh: first lane $quick, second lane $others, alone $alone"

@@ -7,8 +7,7 @@ use k256::ecdsa::RecoveryId;
 use k256::ecdsa::Signature;
 use k256::ecdsa::SigningKey;
 use k256::ecdsa::VerifyingKey;
-use sha3::Digest;
-use sha3::Sha3_256;
+use keccak_asm::Sha3_256;
 
 /// Why a key or a signature was refused. The texts of [`SignatureError`] follow the real verifier's.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
