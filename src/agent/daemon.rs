@@ -31,6 +31,7 @@ use super::operations::Report;
 use super::roster::Entry;
 use super::roster::Roster;
 use crate::event::Event;
+use crate::lock::Lost;
 use crate::run::Connection;
 use crate::run::trees::Frozen;
 use crate::watch::ProjectId;
@@ -99,7 +100,9 @@ pub async fn serve(
     ready: impl FnOnce(),
     beat: Option<Duration>,
 ) -> Result<(), Error> {
-    let lock = lock::take(&options.state)?;
+    let (state, stopped) = (options.state.clone(), stop.clone());
+    let taken = tokio::task::spawn_blocking(move || lock::take(&state, &stopped)).await;
+    let lock = taken.map_err(|e| Error::Life { reason: e.to_string(), tail: Vec::new() })??;
     let roster = Roster::open(&options.state)?;
     let cookies = options.state.join("cookies");
     let failed = |source| Error::Folder { what: "the folder of cookies", path: cookies.clone(), source };
@@ -124,21 +127,22 @@ pub async fn serve(
             Some(()) = reload.recv() => daemon.reload(),
             // Told from the loop itself: where it is stuck, nobody says that it lives.
             _ = beats.tick(), if beat.is_some() => alive(),
-            _ = stands.tick(), if !daemon.homeless => daemon.homeless = !lock.holds(),
+            _ = stands.tick() => daemon.lost = lock.keep().err(),
             _ = round.tick() => daemon.round(),
             () = sleep_until(wake) => daemon.tick(),
         }
-        if daemon.homeless {
+        if daemon.lost.is_some() {
             break;
         }
         daemon.tell_changes();
     }
     drop(socket);
     daemon.end().await;
-    if daemon.homeless {
-        return Err(Error::FolderGone { path: daemon.options.state });
+    match daemon.lost {
+        Some(Lost::Gone) => Err(Error::FolderGone { path: daemon.options.state }),
+        Some(Lost::Taken(holder)) => Err(Error::Running { holder: holder.to_string() }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn alive() {
@@ -171,8 +175,8 @@ struct Daemon {
     last_told: Option<StatusReply>,
     changed: bool,
     stopping: bool,
-    /// The state folder is not the one that it began with.
-    homeless: bool,
+    /// Why the state folder is not its own any more.
+    lost: Option<Lost>,
 }
 
 impl Daemon {
@@ -194,7 +198,7 @@ impl Daemon {
             last_told: None,
             changed: true,
             stopping: false,
-            homeless: false,
+            lost: None,
         }
     }
 
@@ -254,8 +258,9 @@ impl Daemon {
         if member.connection.is_none() {
             member.connection = Some(connection);
             self.changed = true;
-            self.adopt_runs(id);
+            // First what was cut off: nothing else works on the project yet.
             self.settle(id);
+            self.adopt_runs(id);
         }
     }
 

@@ -21,6 +21,11 @@ pub fn holder(state_dir: &Path) -> Option<Result<Holder, String>> {
     lock::holder(&state_dir.join(LOCK))
 }
 
+/// Looks whether an executor on another machine lives; none where that cannot be seen.
+pub fn pulse(state_dir: &Path) -> Option<lock::Pulse> {
+    lock::Pulse::of(&state_dir.join(LOCK))
+}
+
 /// How the executor of a state folder stands; none: there never was one.
 ///
 /// # Errors

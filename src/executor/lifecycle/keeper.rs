@@ -12,6 +12,7 @@ use crate::executor::control::model::StopMode;
 use crate::executor::control::server::Answers;
 use crate::executor::error::Error;
 use crate::lock::Lock;
+use crate::lock::Lost;
 use crate::socket;
 use crate::socket::Socket;
 use jiff::Timestamp;
@@ -88,9 +89,11 @@ impl Host {
         let mut beat = tokio::time::interval(every.unwrap_or(LONGEST_BEAT));
         let mut told = String::new();
         loop {
-            if !lock.holds() {
-                return Err(Error::FolderGone { path: self.state_dir.clone() });
-            }
+            let path = || self.state_dir.clone();
+            lock.keep().map_err(|lost| match lost {
+                Lost::Gone => Error::FolderGone { path: path() },
+                Lost::Taken(holder) => Error::InUse { path: path(), holder: holder.to_string() },
+            })?;
             self.obey().await?;
             let now = self.summary();
             if now != told {

@@ -106,7 +106,7 @@ pub(super) async fn run(
     shutdown: CancellationToken,
     service: Option<&dyn Manager>,
 ) -> Result<(), Error> {
-    let lock = alone(&options.state_dir).await?;
+    let lock = alone(&options.state_dir, &shutdown).await?;
     let host = Arc::new(Host::new(options, files, places, shutdown.clone())?);
     let Some(manager) = service else { return host.lives().await };
     let _door = host.open_door()?;
@@ -238,14 +238,16 @@ fn own_folder(name: &str, id: &str) -> String {
 }
 
 /// Makes sure that no other executor runs on the same state: jobs would be run twice.
-async fn alone(state_dir: &Path) -> Result<Lock, Error> {
+async fn alone(state_dir: &Path, shutdown: &CancellationToken) -> Result<Lock, Error> {
     let (path, state) = (state_dir.join(LOCK), PathBuf::from(state_dir));
-    let taken = tokio::task::spawn_blocking(move || lock::take(&path, |_| LOCK_WAIT)).await;
+    let stop = shutdown.clone();
+    let taken = tokio::task::spawn_blocking(move || lock::take(&path, |_| LOCK_WAIT, &stop)).await;
     taken.map_err(|e| Error::Internal { reason: e.to_string() })?.map_err(|error| match error {
         lock::Error::Held { holder } => {
             let holder = holder.map_or_else(|| "who, is not known".into(), |holder| holder.to_string());
             Error::InUse { path: state, holder }
         }
+        lock::Error::Stopped => Error::Internal { reason: error.to_string() },
         lock::Error::Io { path, source } => Error::Folder { path, source },
     })
 }

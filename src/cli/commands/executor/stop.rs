@@ -61,10 +61,16 @@ pub async fn run(context: &Context, args: Args) -> Result<(), CliError> {
 
 async fn ended(folder: &Path, holder: &Holder, mode: StopMode) -> Result<(), CliError> {
     let begun = Instant::now();
+    let mut pulse = if holder.is_here() { None } else { client::pulse(folder) };
     while client::holder(folder).is_some_and(|now| now.as_ref().is_ok_and(|now| now == holder)) {
         if mode == StopMode::Now && begun.elapsed() > PATIENCE {
             let seconds = PATIENCE.as_secs();
             return Err(CliError::failed(format!("the executor ({holder}) has not ended within {seconds} s")));
+        }
+        if pulse.as_mut().is_some_and(|pulse| !pulse.beats()) {
+            let reason = "has given no sign of life for half a minute";
+            let hint = "where its machine is gone, `pollinator executor start` here takes its jobs over";
+            return Err(CliError::failed(format!("the executor ({holder}) {reason}")).with_hint(hint));
         }
         tokio::time::sleep(LOOK).await;
     }
