@@ -252,3 +252,102 @@ fn the_agent_takes_a_sweep_over_and_brings_all_results_home() {
     assert!(followed.stderr.contains("3 of 3 processes succeeded"), "{}", followed.stderr);
     assert_eq!(results(&folder).len(), 6);
 }
+
+/// Processes that the colony was ever given, from its own books: its protocol lists no more than a hundred.
+fn count(lab: &Lab) -> usize {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let database = rusqlite::Connection::open_with_flags(lab.state().join("colony/colony.db"), flags).unwrap();
+    database.query_row("SELECT COUNT(*) FROM process WHERE label <> ''", [], |row| row.get::<_, i64>(0)).unwrap() as usize
+}
+
+/// Kills the agent in the sweep of a save when so many of its processes are submitted, and starts another; gives how many were.
+fn kill_in_a_sweep(agency: &Agency, folder: &Path, cut: usize) -> usize {
+    let pid = agency.pid();
+    agency.save(folder, "src/value", &format!("{cut}"));
+    let end = std::time::Instant::now() + lab::PATIENCE;
+    // At once: the sweep does not wait.
+    while count(&agency.lab) < cut {
+        assert!(std::time::Instant::now() < end, "the save starts no sweep");
+    }
+    agency::signal(pid, 9);
+    until("it is dead", || agency.agent(["status"]).code == Some(4));
+    let there = count(&agency.lab);
+    agency.agent(["start"]).expect_code(0);
+    there
+}
+
+#[test]
+fn the_agent_killed_in_a_sweep_on_save_completes_it_and_submits_none_of_it_twice() {
+    const POINTS: usize = 90;
+    let agency = Agency::without_agent();
+    let lab = &agency.lab;
+    // It lives on when the agent is killed.
+    let colony = Colony::of(lab);
+    let folder = lab.project_with("s", "cmd: sleep 1000", "");
+    let file = folder.join("project.yaml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("  walltime", "  array: 0-89\n  walltime");
+    let mut cut_off = 0;
+    for busy in ["queue", "replace"] {
+        std::fs::write(&file, format!("{text}agent:\n  onSave: run\n  quiet: 50ms\n  whenBusy: {busy}\n")).unwrap();
+        lab.run_in(&folder, ["sync"]).expect_code(0);
+        agency.agent(["start"]).expect_code(0);
+        agency.watch(&folder);
+        for cut in [1, 9, 30] {
+            cut_off += usize::from(kill_in_a_sweep(&agency, &folder, cut) < POINTS);
+            let whole = || {
+                let all = runs(lab, &folder);
+                all.len() == POINTS && all.iter().all(|run| run["process_id"].is_string())
+            };
+            until("the sweep is whole", whole);
+            agency.until_in_sync(&folder);
+            let expected: Vec<String> = (0..POINTS).map(|n| n.to_string()).collect();
+            assert_eq!(indices(&colony, "s"), expected, "{busy}: after a kill at {cut}");
+            assert_eq!(colony.no_intent_twice("s"), POINTS);
+            let cancelled = runs(lab, &folder).iter().filter(|run| run["state"] == "cancelled").count();
+            assert_eq!(cancelled, 0, "{busy}: a sweep does not replace itself");
+            agency.agent(["stop"]).expect_code(0);
+            lab.run_in(&folder, ["cancel", "last"]).expect_code(0);
+            let database = rusqlite::Connection::open(lab.state().join("colony/colony.db")).unwrap();
+            database.execute("DELETE FROM process", []).unwrap();
+            let journal = rusqlite::Connection::open(lab.state().join("journal.db")).unwrap();
+            journal.execute("DELETE FROM run", []).unwrap();
+            agency.agent(["start"]).expect_code(0);
+            agency.until_in_sync(&folder);
+        }
+        agency.agent(["stop"]).expect_code(0);
+    }
+    assert!(cut_off >= 3, "only {cut_off} of six sweeps were cut off");
+}
+
+/// Adds an executor to the colony that never asks for work.
+fn add_idler(colony: &Colony, name: &str) {
+    let mut access = colony.client().access().clone();
+    access.key = pollinator::config::Secret::new(colony.variables["COLONIES_COLONY_PRVKEY"].clone());
+    let owner = pollinator::colonies::Client::new(&access).unwrap();
+    let (identity, _) = pollinator::colonies::Identity::generate().unwrap();
+    let executor = serde_json::json!({
+        "executorid": identity.id(), "executortype": "container-executor", "executorname": name, "colonyname": access.colony,
+    });
+    chaos::wait_for(owner.add_executor(&serde_json::from_value(executor).unwrap())).unwrap();
+    chaos::wait_for(owner.approve_executor(name)).unwrap();
+}
+
+#[test]
+fn a_thousand_points_are_submitted_listed_and_cancelled_as_one() {
+    let lab = Lab::new();
+    add_idler(&Colony::of(&lab), "idler");
+    let folder = lab.project_with("m", "cmd: sleep 1000", "");
+    let file = folder.join("project.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("- local", "- idler").replace("  walltime", "  array: 0-999\n  walltime");
+    std::fs::write(&file, text).unwrap();
+    lab.run_in(&folder, ["run"]).expect_code(0);
+    assert_eq!(count(&lab), 1000);
+    let listed = lab.run_in(&folder, ["runs"]).expect_code(0).stdout;
+    assert_eq!(listed.lines().count(), 2, "one row for the sweep: {listed}");
+    assert!(listed.contains("sweep of 1000: 1000 waiting"), "{listed}");
+    let cancelled = lab.run_in(&folder, ["cancel", "last", "--json"]).expect_code(0).json();
+    assert_eq!(cancelled["cancelled"].as_array().unwrap().len(), 1000);
+    let shown = lab.run_in(&folder, ["runs"]).expect_code(0).stdout;
+    assert!(shown.contains("sweep of 1000: 1000 cancelled"), "{shown}");
+}

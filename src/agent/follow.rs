@@ -3,8 +3,10 @@
 use super::daemon::Message;
 use crate::colonies::subscribe;
 use crate::colonies::subscribe::Change;
+use crate::event::Events;
 use crate::journal::runs::Run;
 use crate::run::Connection;
+use crate::run::batch;
 use crate::run::history;
 use crate::run::submission;
 use crate::watch::ProjectId;
@@ -38,10 +40,10 @@ fn spread(pause: Duration, run_id: &str) -> Duration {
     pause / 2 + pause.mul_f64(f64::from(part) / 512.0)
 }
 
-/// Waits; says whether the end is known.
 /// Takes into the books what a killed agent had submitted and did not live to note, where it has ended: its results are to come
-/// home. One that goes on stays an intent, which the next call for the very same run takes over.
-pub async fn settle(connection: Connection, project_name: String) -> Result<(), crate::run::Error> {
+/// home. One that goes on stays an intent, which the next call for the very same run takes over. `complete`: sweeps that were cut off are
+/// submitted to their end; the next call might wait for what there is of them.
+pub async fn settle(connection: Connection, project_name: String, complete: bool) -> Result<(), crate::run::Error> {
     let client = connection.client();
     for run in connection.journal.intents(&project_name, &client.server(), client.colony())? {
         let found = submission::find(&connection, &run.run_id).await?;
@@ -49,9 +51,10 @@ pub async fn settle(connection: Connection, project_name: String) -> Result<(), 
             history::note(&connection, run, &process).await?;
         }
     }
-    Ok(())
+    if complete { batch::complete(&connection, &project_name, &Events::none()).await } else { Ok(()) }
 }
 
+/// Waits; says whether the end is known.
 async fn wait(connection: &Connection, run: &Run) -> bool {
     let Some(process) = run.process_id.clone() else { return true };
     let mut changes = subscribe::watch(connection.client(), &process);

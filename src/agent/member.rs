@@ -133,6 +133,11 @@ impl Member {
         self.frozen.as_ref().filter(|(_, since)| since.elapsed() < SERVES).map(|(frozen, _)| frozen.clone())
     }
 
+    /// Whether a save starts a run, as its project.yaml was read last.
+    pub fn runs_saves(&self) -> bool {
+        manners(&self.project).on_save == OnSave::Run
+    }
+
     /// Reads project.yaml again; gives its wishes.
     pub fn read_again(&mut self) -> Manners {
         self.project = read(&self.entry.root);

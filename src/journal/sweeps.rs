@@ -72,6 +72,19 @@ impl Journal {
         all.into_iter().map(runs).collect()
     }
 
+    /// Sweeps of a project in a colony that were cut off on their way to it, and are what its inputs ran at last. (Where that was taken
+    /// back, [`Journal::reopen`], the next run takes the sweep over.)
+    pub fn cut_sweeps(&self, project_name: &str, server: &str, colony: &str) -> Result<Vec<String>, Error> {
+        let sql = "SELECT DISTINCT run.sweep FROM watched JOIN run ON run.run_id = watched.run_id
+                   WHERE watched.digest <> '' AND run.project_name = ?1 AND run.server = ?2 AND run.colony = ?3
+                   AND EXISTS (SELECT 1 FROM run AS other WHERE other.sweep = run.sweep AND other.state = 'intent')";
+        let db = self.lock();
+        let rows = || -> rusqlite::Result<Vec<String>> {
+            db.prepare_cached(sql)?.query_map([project_name, server, colony], |row| row.get(0))?.collect()
+        };
+        rows().map_err(|e| self.failed(e))
+    }
+
     /// Says that a sweep was not submitted as a whole: what it runs is to run.
     pub fn reopen(&self, sweep: &str) -> Result<(), Error> {
         let sql = "UPDATE watched SET digest = '' WHERE run_id IN (SELECT run_id FROM run WHERE sweep = ?1)";

@@ -28,24 +28,19 @@ pub(super) async fn submit(
     events: &Events,
 ) -> Result<Vec<Run>, Error> {
     let connection = making.connection;
-    let sweep = submission::new_run_id()?;
-    let fresh = points.iter().map(|point| making.intent(Some((&sweep, point)))).collect::<Result<Vec<Run>, Error>>()?;
-    let mut earlier = Vec::new();
-    let mut same = None;
-    for sweep in interrupted {
-        let runs = connection.journal.sweep(&sweep)?;
-        if same.is_none() && is_same(&runs, &fresh) { same = Some(runs) } else { earlier.push(sweep) }
-    }
+    let fresh = intents(making, points)?;
+    let same = continued(connection, &fresh, &interrupted)?;
+    let earlier: Vec<String> = interrupted.into_iter().filter(|sweep| same.as_ref() != Some(sweep)).collect();
     abandon(connection, &earlier, events)?;
     let runs = match same {
-        Some(runs) => {
+        Some(sweep) => {
+            let runs = connection.journal.sweep(&sweep)?;
             if let (Some(watched), Some(first)) = (watched, runs.first()) {
                 connection.journal.take_up_again(watched, &first.run_id)?;
             }
             let there = runs.iter().filter(|run| run.process_id.is_some()).count();
-            let id = runs.first().and_then(|run| run.sweep.as_deref()).unwrap_or_default();
             events.warn(format!(
-                "an interrupted call had submitted {there} of {} processes of this sweep already: taking sweep {id}",
+                "an interrupted call had submitted {there} of {} processes of this sweep already: taking sweep {sweep}",
                 runs.len()
             ));
             runs
@@ -62,6 +57,48 @@ pub(super) async fn submit(
         events.emit(Event::Sweep { sweep, points, results: format!("result/{folder}") });
     }
     send_all(connection, runs, events).await
+}
+
+/// The runs of a new sweep, as they are written down.
+pub(super) fn intents(making: &Making<'_>, points: &[Point]) -> Result<Vec<Run>, Error> {
+    let sweep = submission::new_run_id()?;
+    points.iter().map(|point| making.intent(Some((&sweep, point)))).collect()
+}
+
+/// Which of the interrupted sweeps is the very same as this one.
+pub(super) fn continued(connection: &Connection, fresh: &[Run], interrupted: &[String]) -> Result<Option<String>, Error> {
+    for sweep in interrupted {
+        if is_same(&connection.journal.sweep(sweep)?, fresh) {
+            return Ok(Some(sweep.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Submits what is missing of sweeps that were cut off and are what a project's inputs ran at last: a killed agent's.
+///
+/// # Errors
+/// Those of the colony; what is missing then is sent the next time.
+pub async fn complete(connection: &Connection, project_name: &str, events: &Events) -> Result<(), Error> {
+    let client = connection.client();
+    let cut = || connection.journal.cut_sweeps(project_name, &client.server(), client.colony());
+    if cut()?.is_empty() {
+        return Ok(());
+    }
+    // With it, nobody is still at it.
+    let _lock = connection.lock(project_name, || {}).await?;
+    for sweep in cut()? {
+        for run in connection.journal.sweep(&sweep)?.iter().filter(|run| run.state == RunState::Intent) {
+            if let Some(process) = submission::find(connection, &run.run_id).await? {
+                connection.journal.update_run(&run.run_id, &process, None)?;
+            }
+        }
+        let runs = connection.journal.sweep(&sweep)?;
+        let there = runs.iter().filter(|run| run.process_id.is_some()).count();
+        tracing::info!(sweep, there, all = runs.len(), "submitting what a sweep lacks that was cut off");
+        send_all(connection, runs, events).await?;
+    }
+    Ok(())
 }
 
 /// Whether two sweeps are the same in everything but their ids.

@@ -2,7 +2,7 @@
 //!
 //! [`submit`] reads as the whole way of a run up to its process; [`follow::follow`] and [`results::fetch`] are the rest.
 
-mod batch;
+pub mod batch;
 pub mod checkout;
 pub mod commit;
 pub mod connection;

@@ -105,8 +105,8 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
         return Ok(Submitted { busy: brought.busy(), ..Submitted::default() });
     }
     let (frozen, provenance) = origin.freeze(connection, &brought, events).await?;
-    cancel(connection, &options.replace).await?;
     let making = Making { connection, project, executors: &executors, frozen: &frozen, provenance: &provenance };
+    cancel(connection, &making.replaced(&options.replace, points.as_deref(), &interrupted)?).await?;
     let runs = making.submit(points, options.processes, interrupted, watched.as_ref(), events).await?;
     Ok(Submitted { runs, frozen: Some(frozen), busy: brought.busy() })
 }
@@ -281,6 +281,17 @@ pub(super) struct Making<'a> {
 }
 
 impl Making<'_> {
+    /// Runs that give way to the new ones: not those of an interrupted sweep that is about to be completed.
+    fn replaced(&self, runs: &[String], points: Option<&[Point]>, interrupted: &Interrupted) -> Result<Vec<String>, Error> {
+        let mut runs = runs.to_vec();
+        let Some(points) = points.filter(|_| !runs.is_empty() && !interrupted.sweeps.is_empty()) else { return Ok(runs) };
+        if let Some(sweep) = batch::continued(self.connection, &batch::intents(self, points)?, &interrupted.sweeps)? {
+            let of_it = self.connection.journal.sweep(&sweep)?;
+            runs.retain(|run| of_it.iter().all(|other| other.run_id != *run));
+        }
+        Ok(runs)
+    }
+
     /// Submits: a process for each point of a sweep, or so many of the same.
     async fn submit(
         &self,

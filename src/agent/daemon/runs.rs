@@ -38,7 +38,7 @@ impl Daemon {
         let (name, client) = (project.settings.projectname.clone(), connection.client());
         match connection.journal.intents(&name, &client.server(), client.colony()) {
             Ok(intents) if is_free && !intents.is_empty() => {
-                let settled = follow::settle(connection.clone(), name);
+                let settled = follow::settle(connection.clone(), name, member.runs_saves());
                 member.settling = Some(AbortOnDropHandle::new(tokio::spawn(async move {
                     if let Err(error) = settled.await {
                         tracing::info!(%error, "it is not known yet whether a run was submitted");
