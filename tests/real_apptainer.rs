@@ -274,6 +274,31 @@ async fn credentials_come_from_a_file_and_are_told_to_nobody_else() {
     }
 }
 
+/// Two roles: whom to trust is in the environment, and the executor that trusts is this very test, started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_with_a_certificate_of_its_own_is_trusted_where_the_environment_says_so() {
+    let elsewhere = || "registry.invalid".to_owned();
+    if let (Ok(folder), Ok(host)) = (std::env::var("POLLINATOR_TEST_LAB"), std::env::var("POLLINATOR_TEST_REGISTRY")) {
+        let lab = Lab::at(Path::new(&folder), elsewhere());
+        prepared(&lab.images(), &lab.task("t2", &format!("{host}/box:v1"), |_| {})).await;
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = folder.path().join("certificate.pem");
+    let registry = Registry::start_with_tls(Access::Open, &certificate);
+    registry.push("box", "v1", &Image::make(&Recipe::default()));
+    let lab = Lab::at(folder.path(), elsewhere());
+    let failure = refused(&lab.images(), &lab.task("t1", &format!("{}/box:v1", registry.host()), |_| {})).await;
+    assert!(failure.to_string().contains("certificate"), "{failure}");
+    let name = "a_registry_with_a_certificate_of_its_own_is_trusted_where_the_environment_says_so";
+    let mut executor = Command::new(std::env::current_exe().unwrap());
+    executor.args(["--exact", name]).env("POLLINATOR_TEST_LAB", lab.path("")).env("POLLINATOR_TEST_REGISTRY", registry.host());
+    let ended = executor.env("SSL_CERT_FILE", &certificate).output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stdout));
+    assert_eq!(lab.kept().iter().filter(|name| name.starts_with("images/")).count(), 1, "{:?}", lab.kept());
+    assert!(registry.count("/blobs/") > 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_comes_broken_is_not_kept() {
     let registry = Registry::start(Access::Open);

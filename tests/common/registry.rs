@@ -1,6 +1,6 @@
 //! A container registry of our own on loopback: what the OCI's distribution specification says about pulling, no more.
 //!
-//! It speaks plain HTTP, counts what it is asked, and fails when it is told to.
+//! It speaks plain HTTP, or TLS with a certificate that nobody knows, counts what it is asked, and fails when it is told to.
 
 #![allow(dead_code)] // Each test program uses another part of it.
 
@@ -17,6 +17,9 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,7 +27,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 /// Who may pull.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,6 +95,15 @@ impl Drop for Registry {
 
 impl Registry {
     pub fn start(access: Access) -> Registry {
+        Registry::begin(access, None)
+    }
+
+    /// With TLS; `certificate` is where its certificate is put, for those who are to trust it.
+    pub fn start_with_tls(access: Access, certificate: &Path) -> Registry {
+        Registry::begin(access, Some(acceptor(certificate)))
+    }
+
+    fn begin(access: Access, tls: Option<TlsAcceptor>) -> Registry {
         // Threads of its own: a test that blocks its runtime does not stop it.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
@@ -96,9 +112,12 @@ impl Registry {
         let state = Arc::new(State { access, address: Mutex::new(address.to_string()), ..State::default() });
         let handler = state.clone();
         runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            let listener = TcpListener::from_std(listener).unwrap();
             let app = axum::Router::new().fallback(move |request: Request| answer(handler.clone(), request));
-            axum::serve(listener, app).await.unwrap();
+            match tls {
+                Some(acceptor) => axum::serve(TlsListener { listener, acceptor }, app).await.unwrap(),
+                None => axum::serve(listener, app).await.unwrap(),
+            }
         });
         Registry { address, state, runtime: Some(runtime) }
     }
@@ -166,6 +185,44 @@ impl Registry {
     pub fn write_auth_file(&self, file: &Path, password: &str) {
         let auth = BASE64_STANDARD.encode(format!("{USER}:{password}"));
         std::fs::write(file, json!({ "auths": { self.host(): { "auth": auth } } }).to_string()).unwrap();
+    }
+}
+
+/// Makes a certificate for loopback that vouches for itself.
+fn acceptor(certificate: &Path) -> TlsAcceptor {
+    let key = certificate.with_extension("key");
+    let words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=registry -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE";
+    let mut openssl = std::process::Command::new("openssl");
+    let made = openssl.args(words.split(' ')).arg("-keyout").arg(&key).arg("-out").arg(certificate).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    pollinator::net::install_crypto_provider();
+    let chain = vec![CertificateDer::from_pem_file(certificate).unwrap()];
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    TlsAcceptor::from(Arc::new(config.with_single_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap()))
+}
+
+struct TlsListener {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let (stream, address) = self.listener.accept().await.unwrap();
+            // Who does not trust it goes away again, and who says nothing does not keep others waiting for long.
+            let greeting = tokio::time::timeout(Duration::from_secs(5), self.acceptor.accept(stream));
+            if let Ok(Ok(stream)) = greeting.await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 }
 
