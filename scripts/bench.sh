@@ -18,6 +18,7 @@ fi
 if [ "${1:-}" = executor ]; then
     shift
     scripts/parts.sh slurm
+    scripts/parts.sh editors # rsync
     exec cargo bench --locked --bench executor -- "$@"
 fi
 scripts/parts.sh weed

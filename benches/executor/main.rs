@@ -46,6 +46,9 @@ struct Arguments {
     /// How long idleness and running jobs are watched, seconds
     #[arg(long, default_value_t = 120)]
     watch: u64,
+    /// Files of a project of which one changes
+    #[arg(long, default_value_t = 10_000)]
+    files: u32,
     /// Jobs that run at once
     #[arg(long, default_value_t = 1000)]
     jobs: u32,
@@ -58,6 +61,10 @@ struct Arguments {
 enum Case {
     /// From a process to its job and to its end
     Way,
+    /// From one changed file among many to the job that sees it
+    Files,
+    /// From a person's wish to the end of a job
+    Cancel,
     /// From a line in a job to its reader
     Log,
     /// Nothing to do
@@ -82,6 +89,12 @@ fn main() {
         let wanted = |case| arguments.cases.is_empty() || arguments.cases.contains(&case);
         if wanted(Case::Way) {
             way(&arguments, &cluster).await;
+        }
+        if wanted(Case::Files) {
+            files(&arguments, &cluster).await;
+        }
+        if wanted(Case::Cancel) {
+            cancel(&arguments, &cluster).await;
         }
         if wanted(Case::Log) {
             log(&arguments, &cluster).await;
@@ -128,6 +141,91 @@ fn sbatch_and_wait(home: &Home, cluster: &Slurm) -> Duration {
     let done = home.command("sbatch", &words).env("SLURM_CONF", cluster.root().join("slurm.conf")).status().unwrap();
     assert!(done.success());
     began.elapsed()
+}
+
+/// A project with many files in `data`, of which one is changed before each run: from the assignment to the call of `sbatch`, and what
+/// the executor moves for it, beside `rsync` of the same tree after the same change.
+async fn files(arguments: &Arguments, cluster: &Slurm) {
+    let home = Home::new();
+    let service = Service::start(&home, cluster, 4).await;
+    let project = project(&home, "files", "true", "");
+    let data = project.join("cfs/data");
+    for n in 0..arguments.files {
+        let folder = data.join(format!("sub{}", n / 500));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("f{n}")), format!("{n} {}", "x".repeat(1000))).unwrap();
+    }
+    run(&home, &project, &["--follow"]);
+    let copy = home.path().join("copy");
+    rsync(&home, &data, &copy);
+    let (first, runs) = (service.calls("sbatch").len(), arguments.runs.min(5));
+    let (mut peer, mut moved) = (Vec::new(), Vec::new());
+    for n in 0..runs {
+        std::fs::write(data.join("sub0/f1"), format!("changed {n}")).unwrap();
+        service.traffic();
+        service.objects();
+        run(&home, &project, &["--follow"]);
+        moved.push((service.traffic(), service.objects()));
+        peer.push(rsync(&home, &data, &copy));
+    }
+    let mut assigned: Vec<Duration> = ended(&home, runs as usize + 1).await.iter().map(started).collect();
+    assigned.sort();
+    let calls = service.calls("sbatch");
+    assert_eq!((first, calls.len()), (1, assigned.len()), "one call for each process");
+    let mut times: Vec<Duration> = calls.iter().zip(&assigned).skip(1).map(|(call, at)| call.saturating_sub(*at)).collect();
+    report(&format!("assignment to the call of `sbatch`, one of {} files changed", arguments.files), &mut times);
+    report("peer: `rsync -a` of the tree after the same change", &mut peer);
+    let (colony, store) = &moved[moved.len() / 2];
+    println!("  ratio of the medians: {:.2}", times[times.len() / 2].as_secs_f64() / peer[peer.len() / 2].as_secs_f64());
+    println!(
+        "  a run takes {:.1} KiB in {} requests from and to the colony, {:.1} KiB in {} from and to the store; {}",
+        (colony.up + colony.down) as f64 / 1024.0,
+        colony.answers,
+        (store.up + store.down) as f64 / 1024.0,
+        store.answers,
+        service.usage()
+    );
+}
+
+fn rsync(home: &Home, from: &Path, to: &Path) -> Duration {
+    let from = format!("{}/", from.display());
+    let began = Instant::now();
+    let done = home.command("rsync", &["-a", "--delete", &from, to.to_str().unwrap()]).status().unwrap();
+    assert!(done.success());
+    began.elapsed()
+}
+
+/// A running job: from the start of `pollinator cancel` to the call of `scancel`, and until no job runs in Slurm.
+async fn cancel(arguments: &Arguments, cluster: &Slurm) {
+    let home = Home::new();
+    let service = Service::start(&home, cluster, 4).await;
+    let project = project(&home, "cancel", "sleep 100000", "");
+    let running = || {
+        let words = ["--noheader", "--states=RUNNING,COMPLETING"];
+        let queue = home.command("squeue", &words).env("SLURM_CONF", cluster.root().join("slurm.conf")).output().unwrap();
+        assert!(queue.status.success());
+        !queue.stdout.is_empty()
+    };
+    let wait = async |wanted: bool| {
+        let began = Instant::now();
+        while running() != wanted {
+            assert!(began.elapsed() < Duration::from_secs(120), "it does not come to that jobs run: {wanted}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (mut told, mut over) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.runs.min(10) {
+        let id = run(&home, &project, &[]);
+        wait(true).await;
+        let (before, began) = (service.calls("scancel").len(), now());
+        let done = home.run(env!("CARGO_BIN_EXE_pollinator"), &["cancel", "-C", project.to_str().unwrap(), &id]);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        wait(false).await;
+        over.push(now() - began);
+        told.push(service.calls("scancel")[before] - began);
+    }
+    report("`pollinator cancel` to the call of `scancel`", &mut told);
+    report("`pollinator cancel` until no job runs", &mut over);
 }
 
 /// Each line of the job says when it was written; the reader is `pollinator logs --follow`. Beside it `tail -F` of the same output.

@@ -24,6 +24,7 @@ const PROGRAMS: [&str; 5] = ["sbatch", "squeue", "scancel", "scontrol", "sacct"]
 pub struct Service {
     folder: PathBuf,
     proxy: Proxy,
+    store: Proxy,
     child: Child,
 }
 
@@ -75,6 +76,8 @@ impl Service {
         let server = format!("{}:{}", variables["COLONIES_SERVER_HOST"], variables["COLONIES_SERVER_PORT"]);
         let proxy = Proxy::start(server, Arc::new(Network::default())).await;
         variables.insert("COLONIES_SERVER_PORT".into(), proxy.port.to_string());
+        let store = Proxy::start(variables["AWS_S3_ENDPOINT"].clone(), Arc::new(Network::default())).await;
+        variables.insert("AWS_S3_ENDPOINT".into(), store.address());
         let settings = format!(
             "[limits]\nslots = {slots}\n[slurm]\naccount = \"lab\"\ncontainers = \"none\"\ninterval = {}\nprograms = {:?}\n",
             crate::INTERVAL,
@@ -85,7 +88,7 @@ impl Service {
         let mut command = home.command(env!("CARGO_BIN_EXE_pollinator"), &words);
         command.args(["--log", "executor/log"]).envs(variables).env("SLURM_CONF", slurm_conf);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let service = Service { folder, proxy, child };
+        let service = Service { folder, proxy, store, child };
         let began = Instant::now();
         while !service.log().contains("takes work") {
             assert!(began.elapsed() < Duration::from_secs(60), "{}", service.log());
@@ -109,6 +112,11 @@ impl Service {
     /// What has gone to and from the colony since this was asked last.
     pub fn traffic(&self) -> Traffic {
         self.proxy.take()
+    }
+
+    /// What has gone to and from the object store since this was asked last.
+    pub fn objects(&self) -> Traffic {
+        self.store.take()
     }
 
     /// Connections to the colony that are open now.
