@@ -127,18 +127,16 @@ fn merge(sources: &Sources, asked: &Asked, home: &Path) -> Result<Merged, Error>
         None => Table::new(),
     };
     let beside = asked.config.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-    expand(&mut table, home);
-    for key in ["state-dir", "fs-dir", "jobs-dir"] {
-        if let Some(Value::String(text)) = table.get_mut(key) {
-            *text = beside.join(&*text).to_string_lossy().into_owned();
-        }
+    for (key, value) in table.iter_mut() {
+        meant_from(key, value, home, beside);
     }
     let from_file = asked.config.as_ref().map_or_else(String::new, |path| path.display().to_string());
     let mut origins = Origins::new();
     shown::leaves(&table, &mut |key, _| _ = origins.insert(key.into(), from_file.clone()));
     let (variables, warnings) = environment::add(&sources.environment, &mut table)?;
     origins.extend(variables.into_iter().map(|(key, name)| (key, format!("environment, {name}"))));
-    let said = [("backend", asked.backend.clone()), ("name", asked.name.clone())];
+    let state_dir = asked.state_dir.as_ref().map(|path| path.to_string_lossy().into_owned());
+    let said = [("backend", asked.backend.clone()), ("name", asked.name.clone()), ("state-dir", state_dir)];
     for (key, value) in said.into_iter().filter_map(|(key, value)| Some((key, value?))) {
         table.insert(key.into(), Value::String(value));
         origins.insert(key.into(), "command line".into());
@@ -148,18 +146,39 @@ fn merge(sources: &Sources, asked: &Asked, home: &Path) -> Result<Merged, Error>
     Ok(Merged { file, table, origins, warnings })
 }
 
-/// `~/` at the beginning of any text is the home folder.
-fn expand(table: &mut Table, home: &Path) {
-    for (_, value) in table.iter_mut() {
-        match value {
-            Value::Table(inner) => expand(inner, home),
-            Value::String(text) => {
-                if let Some(below) = text.strip_prefix("~/") {
-                    *text = home.join(below).to_string_lossy().into_owned();
-                }
-            }
-            _ => {}
+/// Keys whose relative paths are meant from the file's own folder, wherever the executor is started.
+const PATHS: [&str; 12] = [
+    "state-dir",
+    "fs-dir",
+    "jobs-dir",
+    "images.program",
+    "images.folder",
+    "images.cache",
+    "images.temporary",
+    "images.auth-file",
+    "images.local-folders",
+    "slurm.programs",
+    "container.auth-file",
+    "kubernetes.kubeconfig",
+];
+
+/// `~/` at the beginning of any text is the home folder; a path is meant from the file's own folder, but for the plain name of a program.
+fn meant_from(key: &str, value: &mut Value, home: &Path, beside: &Path) {
+    match value {
+        Value::Table(inner) => {
+            inner.iter_mut().for_each(|(name, value)| meant_from(&format!("{key}.{name}"), value, home, beside))
         }
+        Value::Array(all) => all.iter_mut().for_each(|value| meant_from(key, value, home, beside)),
+        Value::String(text) => {
+            let is_path = PATHS.contains(&key) && !text.is_empty() && (text.contains('/') || !key.ends_with(".program"));
+            if let Some(below) = text.strip_prefix("~/") {
+                *text = home.join(below).to_string_lossy().into_owned();
+            } else if is_path {
+                let path = beside.join(&*text);
+                *text = std::path::absolute(&path).unwrap_or(path).to_string_lossy().into_owned();
+            }
+        }
+        _ => {}
     }
 }
 

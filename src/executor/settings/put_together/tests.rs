@@ -57,12 +57,29 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
     let want = Capacity { slots: SLOTS_THERE, cpu_millis: Some(16_000), mem_mib: None, gpus: None };
     assert_eq!(options.capacity, want);
     asked.name = Some("flag".into());
+    asked.state_dir = Some("/elsewhere".into());
     let loaded = load(&sources, &asked).unwrap();
     assert_eq!(loaded.options.name, "flag");
     let origin = |name: &str| loaded.shown.rows.iter().find(|row| row.name == name).unwrap().origin.clone();
     assert_eq!((origin("name").as_str(), origin("slurm.account").as_str()), ("command line", "environment, SLURM_ACCOUNT"));
+    assert_eq!(origin("state-dir"), "command line");
     assert!(origin("limits.cpu").ends_with("e.toml"));
     assert_eq!(origin("limits.slots"), "default");
+}
+
+#[test]
+fn paths_are_meant_from_the_files_own_folder() {
+    let desk = Desk::new();
+    let text = "backend = \"slurm\"\nname = \"n\"\njobs-dir = \"../jobs\"\n[slurm]\nprograms = \"bin\"\naccount = \"a\"\n\
+                [images]\nprogram = \"apptainer\"\nfolder = \"sif\"\nlocal-folders = [\"~/images\", \"more\", \"/opt/sif\"]\n";
+    let loaded = desk.load("", text, &[]).unwrap();
+    let home = desk.home.path();
+    let Backend::Slurm(slurm) = &loaded.options.backend else { panic!() };
+    assert_eq!(loaded.options.jobs_dir, Some(home.join("../jobs")));
+    assert_eq!((&slurm.programs, slurm.account.as_deref()), (&Some(home.join("bin")), Some("a")));
+    assert_eq!(slurm.images.program.as_deref(), Some(Path::new("apptainer")), "a program of PATH");
+    assert_eq!(slurm.images.folder, Some(home.join("sif")));
+    assert_eq!(slurm.images.local_folders, [home.join("images"), home.join("more"), "/opt/sif".into()]);
 }
 
 #[test]
