@@ -7,6 +7,7 @@
 //! and the tests are readers of that one stream.
 
 pub mod agent;
+pub mod blocking;
 pub mod cfs;
 pub mod cli;
 pub mod colonies;

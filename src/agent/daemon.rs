@@ -30,6 +30,7 @@ use super::operations::Freshness;
 use super::operations::Report;
 use super::roster::Entry;
 use super::roster::Roster;
+use crate::blocking;
 use crate::event::Event;
 use crate::lock::Lost;
 use crate::run::Connection;
@@ -101,8 +102,7 @@ pub async fn serve(
     beat: Option<Duration>,
 ) -> Result<(), Error> {
     let (state, stopped) = (options.state.clone(), stop.clone());
-    let taken = tokio::task::spawn_blocking(move || lock::take(&state, &stopped)).await;
-    let lock = taken.map_err(|e| Error::Life { reason: e.to_string(), tail: Vec::new() })??;
+    let lock = blocking::run(move || lock::take(&state, &stopped)).await?;
     let roster = Roster::open(&options.state)?;
     let cookies = options.state.join("cookies");
     let failed = |source| Error::Folder { what: "the folder of cookies", path: cookies.clone(), source };

@@ -3,6 +3,7 @@
 use super::Error;
 use super::control::client::Agent;
 use super::lock;
+use crate::blocking;
 use std::io::BufRead;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -55,8 +56,7 @@ pub async fn start(state: &Path, profile: Option<&str>) -> Result<bool, Error> {
             Err(error) => return Err(error),
         }
         let (state, profile) = (state.to_owned(), profile.map(str::to_owned));
-        let started = tokio::task::spawn_blocking(move || spawn(&state, profile.as_deref())).await;
-        match started.map_err(|e| Error::Life { reason: e.to_string(), tail: Vec::new() })? {
+        match blocking::run(move || spawn(&state, profile.as_deref())).await {
             // One that holds the lock is about to answer, or about to end.
             Err(Error::Running { .. }) if Instant::now() < end => tokio::time::sleep(LOOK).await,
             other => return other.map(|()| true),

@@ -4,7 +4,6 @@
 use super::Cfs;
 use super::Error;
 use super::claim;
-use super::download::blocking;
 use super::labels;
 use super::place;
 use super::place::Expected;
@@ -17,6 +16,7 @@ use super::upload::Failed;
 use super::upload::Job;
 use super::upload::Sent;
 use super::upload::Uploader;
+use crate::blocking;
 use crate::event::Direction;
 use crate::event::Event;
 use crate::index::KnownObject;
@@ -53,7 +53,7 @@ impl Work<'_> {
             let Some(seen) = self.local.files.get(&entry.path).map(|file| file.stat) else { continue };
             let (root, path) = (self.root.clone(), entry.path.clone());
             let removed =
-                blocking(move || place::remove_below(&root, &path, &seen).map_err(|e| Failed::File(e.to_string()))).await;
+                blocking::run(move || place::remove_below(&root, &path, &seen).map_err(|e| Failed::File(e.to_string()))).await;
             match removed {
                 Ok(()) => {
                     self.local.files.remove(&entry.path);

@@ -15,6 +15,7 @@ use super::place::Way;
 use super::place::local;
 use super::unfinished::Unfinished;
 use super::upload::Failed;
+use crate::blocking;
 use crate::journal::Journal;
 use crate::store;
 use sha2::Digest;
@@ -111,7 +112,7 @@ pub(super) async fn download(
 
 async fn bring(desk: &Desk<'_>, file: &RemoteFile, expected: Expected, progress: store::Progress<'_>) -> Result<Fetched, Failed> {
     let (root, path) = (desk.root.to_owned(), file.path.clone());
-    let way = blocking(move || place::make_way(&root, &path)).await?;
+    let way = blocking::run(move || place::make_way(&root, &path)).await?;
     if file.path.is_folder_marker() {
         return Ok(Fetched { mode: DEFAULT_MODE, kept: None, travelled: 0, copied: false, etag: None });
     }
@@ -127,12 +128,12 @@ async fn bring(desk: &Desk<'_>, file: &RemoteFile, expected: Expected, progress:
         None => fetch(desk, file, &way, &moved).await?,
     };
     let path = file.path.clone();
-    let kept = blocking(move || {
+    let kept = blocking::run(move || {
         let kept = place::put_in_place(temporary.path(), &way.target(), mode, expected)?;
         if let Temporary::Kept(unfinished) = temporary {
             unfinished.forget()?;
         }
-        Ok(kept.map(|name| path.beside(&name)))
+        Ok::<_, Failed>(kept.map(|name| path.beside(&name)))
     })
     .await?;
     Ok(Fetched { mode, kept, travelled: travelled.into_inner(), copied: is_copied, etag })
@@ -144,8 +145,8 @@ async fn copy(desk: &Desk<'_>, file: &RemoteFile, way: &Way) -> Result<Option<Br
         return Ok(None);
     }
     let (sources, wanted, temporary) = (desk.sources.clone(), file.clone(), temporary_beside(way)?);
-    let copied = blocking(move || Ok(sources.copy(&wanted, temporary.path())?.map(|mode| (temporary, mode)))).await?;
-    let Some((temporary, mode)) = copied else { return Ok(None) };
+    let copied = blocking::run(move || sources.copy(&wanted, temporary.path()).map(|mode| mode.map(|mode| (temporary, mode))));
+    let Some((temporary, mode)) = copied.await? else { return Ok(None) };
     // The bits are what was stored with the object, as for a file that is fetched. Where the object is gone, the content is
     // here all the same, and those of the file it was copied from are the best guess.
     let mode = match desk.cfs.store.head(&file.object).await? {
@@ -199,14 +200,6 @@ pub(super) fn not_fetched(error: store::Error, temporary: &Path) -> Failed {
         store::Error::Write { source, .. } => local(temporary, &source),
         error if error.is_not_found() => gone(),
         error => error.into(),
-    }
-}
-
-/// Does file work where blocking is allowed.
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failed> + Send + 'static) -> Result<T, Failed> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => Err(Failed::File(format!("a task of ours died: {error}"))),
     }
 }
 

@@ -4,11 +4,11 @@ use super::Cfs;
 use super::Error;
 use super::download::Desk;
 use super::download::download;
-use super::here;
 use super::here::Sources;
 use super::list::RemoteFile;
 use super::place::Expected;
 use super::upload::Failed;
+use crate::blocking;
 use crate::event::Direction;
 use crate::event::Event;
 use crate::event::Events;
@@ -52,20 +52,20 @@ pub async fn fetch(
 ) -> Result<FetchReport, Error> {
     let folder = &index::canonical_name(folder);
     let (root, cache) = (folder.to_owned(), index.clone());
-    let there = tokio::task::spawn_blocking(move || {
+    let there = blocking::run(move || {
         let mut rules = Rules::new(&root, None)?;
         crate::index::scan(&root, &mut rules, &cache, jobs)
     });
-    let there = there.await.map_err(|e| Error::Local { path: folder.into(), source: std::io::Error::other(e) })??;
+    let there = there.await?;
     let is_there = |f: &&RemoteFile| there.files.get(&f.path).is_some_and(|l| l.sha256 == f.sha256);
     let missing: Vec<RemoteFile> = files.iter().filter(|f| !is_there(f)).cloned().collect();
     let present = (files.len() - missing.len()) as u64;
     let (cache, root, wanted) = (index.clone(), folder.to_owned(), missing.clone());
-    let sources = here::look(folder, move || {
+    let sources = blocking::run(move || {
         let names = wanted.iter().map(|f| f.path.clone()).collect();
         Sources::find(&cache, &there, &root, &contents(&wanted), &names)
     });
-    let report = bring(cfs, &sources.await?, missing, (folder, tree), jobs, events).await?;
+    let report = bring(cfs, &sources.await, missing, (folder, tree), jobs, events).await?;
     Ok(FetchReport { present, ..report })
 }
 
@@ -96,14 +96,14 @@ pub async fn fetch_missing(
     let Missing { files, elsewhere, folder, tree } = missing;
     let folder = &index::canonical_name(folder);
     let (cache, root, wanted) = (index.clone(), folder.to_owned(), files.clone());
-    let sources = here::look(folder, move || {
+    let sources = blocking::run(move || {
         let mut sources = Sources::find(&cache, &LocalTree::default(), &root, &contents(&wanted), &BTreeSet::new());
         for (sha256, paths) in elsewhere {
             paths.into_iter().rev().for_each(|path| sources.add(&sha256, path));
         }
         sources
     });
-    bring(cfs, &sources.await?, files, (folder, tree), jobs, events).await
+    bring(cfs, &sources.await, files, (folder, tree), jobs, events).await
 }
 
 fn contents(files: &[RemoteFile]) -> BTreeSet<&str> {

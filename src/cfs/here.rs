@@ -2,7 +2,6 @@
 //!
 //! Where a content lies is a guess: it is hashed in the copy, and fetched where it is not what it was.
 
-use super::Error;
 use super::list::RemoteFile;
 use super::place::local;
 use super::plan::Entry;
@@ -199,12 +198,6 @@ pub(super) fn part_removals(
     };
     let (later, first) = removals.into_iter().partition(waits);
     (first, later)
-}
-
-/// Does file work of a whole tree where blocking is allowed.
-pub(super) async fn look<T: Send + 'static>(root: &Path, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|e| Error::Local { path: root.to_owned(), source: io::Error::other(e) })
 }
 
 #[cfg(test)]

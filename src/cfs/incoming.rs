@@ -13,6 +13,7 @@ use super::plan::Entry;
 use super::sync::Work;
 use super::unfinished;
 use super::upload::Failed;
+use crate::blocking;
 use crate::event::Direction;
 use crate::event::Event;
 use crate::index::KnownObject;
@@ -37,14 +38,14 @@ impl Work<'_> {
         let (journal, index, root) = (self.journal.clone(), self.index.clone(), self.root.clone());
         // An unchanged tree is not copied for nothing.
         let tree = if files.is_empty() { LocalTree::default() } else { self.local.clone() };
-        let looked = here::look(&self.root, move || {
+        let looked = blocking::run(move || {
             unfinished::tidy(&journal, &root, &begun)?;
             let wanted: BTreeSet<&str> = files.iter().filter(|f| f.size > 0).map(|f| f.sha256.as_str()).collect();
             let (first, later) = here::part_removals(removals, &downloads, &tree, &wanted);
             let taken = downloads.iter().chain(&first).map(|entry| entry.path.clone()).collect();
             Ok::<_, Error>((Sources::find(&index, &tree, &root, &wanted, &taken), (first, later)))
         });
-        let (sources, removals) = looked.await??;
+        let (sources, removals) = looked.await?;
         self.sources = sources;
         Ok(removals)
     }

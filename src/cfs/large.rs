@@ -4,7 +4,6 @@
 use super::download::Brought;
 use super::download::Desk;
 use super::download::Temporary;
-use super::download::blocking;
 use super::download::differs;
 use super::download::gone;
 use super::download::mode_of;
@@ -15,6 +14,7 @@ use super::place::Way;
 use super::place::local;
 use super::unfinished::Unfinished;
 use super::upload::Failed;
+use crate::blocking;
 use crate::store;
 use crate::store::ObjectInfo;
 use crate::store::Ranged;
@@ -48,34 +48,34 @@ pub(super) async fn fetch(
     }
     let (journal, root, way) = (desk.journal.cloned(), desk.root.to_owned(), way.clone());
     let (wanted, etag) = (file.clone(), object.etag.clone());
-    let mut unfinished = blocking(move || Unfinished::open(journal.as_ref(), &root, &way, &wanted, &etag)).await?;
+    let mut unfinished = blocking::run(move || Unfinished::open(journal.as_ref(), &root, &way, &wanted, &etag)).await?;
     loop {
         match fetch_ranges(desk, file, &object, &unfinished, progress).await {
             Ok(Ranged::Whole) => {}
             Ok(Ranged::Unsupported) => {
-                blocking(move || unfinished.forget()).await?;
+                blocking::run(move || unfinished.forget()).await?;
                 return Ok(None);
             }
             Err(failed) if !failed.may_be_resumed => {
-                blocking(move || unfinished.forget()).await?;
+                blocking::run(move || unfinished.forget()).await?;
                 return Err(failed.why);
             }
             Err(failed) => return Err(failed.why),
         }
         let was_resumed = unfinished.is_resumed();
-        let (back, found) = blocking(move || digest(unfinished)).await?;
+        let (back, found) = blocking::run(move || digest(unfinished)).await?;
         unfinished = back;
         if found == (file.size, file.sha256.clone()) {
             break;
         }
         if !was_resumed {
-            blocking(move || unfinished.forget()).await?;
+            blocking::run(move || unfinished.forget()).await?;
             return Err(differs(file, found.0, &found.1));
         }
         tracing::warn!(path = %file.path, "what had come of it before is damaged; it is fetched from the start");
-        unfinished = blocking(move || {
+        unfinished = blocking::run(move || {
             unfinished.begin_anew()?;
-            Ok(unfinished)
+            Ok::<_, Failed>(unfinished)
         })
         .await?;
     }

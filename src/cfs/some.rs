@@ -10,6 +10,7 @@ use super::SyncOptions;
 use super::SyncReport;
 use super::sync;
 use super::sync::Work;
+use crate::blocking;
 use crate::event::Events;
 use crate::index;
 use crate::index::Extent;
@@ -70,7 +71,7 @@ fn looks_like_more(work: &Work<'_>, total: usize) -> bool {
 
 async fn look_here(options: &SyncOptions, index: &Index, extent: &Extent) -> Result<(LocalTree, Rules), Error> {
     let (options, index, extent) = (options.clone(), index.clone(), extent.clone());
-    sync::blocking(options.folder.clone(), move || {
+    blocking::run(move || {
         let root = sync::root_of(&options);
         let mut rules = Rules::of_tree(&options.folder, options.rules_from.as_deref())?;
         let mut tree = index::scan_some(&root, &mut rules, &index, options.jobs, &extent)?;

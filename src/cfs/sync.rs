@@ -14,6 +14,7 @@ use super::plan::Side;
 use super::snapshot;
 use super::tree;
 use super::unfinished;
+use crate::blocking;
 use crate::event::Event;
 use crate::event::Events;
 use crate::event::Tree;
@@ -253,8 +254,8 @@ impl<'a> Work<'a> {
         let is_new = |path: &RelPath| self.local.files.get(path).is_some_and(|file| file.stat.mtime > just_now);
         let new: Vec<RelPath> = self.report.plan.uploads.iter().map(|e| &e.path).filter(|path| is_new(path)).cloned().collect();
         let root = self.root.clone();
-        let probe = move || Ok(new.into_iter().filter(|path| index::is_being_written(&path.under(&root))).collect());
-        let busy: BTreeSet<RelPath> = blocking(self.root.clone(), probe).await?;
+        let probe = move || new.into_iter().filter(|path| index::is_being_written(&path.under(&root))).collect();
+        let busy: BTreeSet<RelPath> = blocking::run(probe).await;
         self.report.plan.uploads.retain(|entry| !busy.contains(&entry.path));
         self.report.busy = busy.into_iter().collect();
         Ok(())
@@ -488,7 +489,7 @@ pub(super) fn root_of(options: &SyncOptions) -> PathBuf {
 
 async fn look_here(options: &SyncOptions, index: &Index, journal: &Journal) -> Result<(LocalTree, Rules), Error> {
     let (options, index, journal) = (options.clone(), index.clone(), journal.clone());
-    blocking(options.folder.clone(), move || {
+    blocking::run(move || {
         let mut rules = Rules::of_tree(&options.folder, options.rules_from.as_deref())?;
         let mut tree = index::scan(&options.folder, &mut rules, &index, options.jobs)?;
         tree::mark_root(&mut tree, options.policy);
@@ -514,7 +515,7 @@ pub(super) async fn leave_out(
     }
     let unknown: Vec<RelPath> = remote.files.keys().filter(|path| !local.files.contains_key(path)).cloned().collect();
     let root = root.to_owned();
-    let left_out = blocking(root.clone(), move || {
+    let left_out = blocking::run(move || {
         let mut left_out = Vec::new();
         for path in unknown {
             let verdict = match path.parent() {
@@ -526,21 +527,13 @@ pub(super) async fn leave_out(
                 left_out.push(path);
             }
         }
-        Ok(left_out)
+        Ok::<_, index::Error>(left_out)
     })
     .await?;
     for path in left_out {
         remote.files.remove(&path);
     }
     Ok(remote)
-}
-
-pub(super) async fn blocking<T: Send + 'static>(
-    folder: PathBuf,
-    work: impl FnOnce() -> Result<T, index::Error> + Send + 'static,
-) -> Result<T, Error> {
-    let done = tokio::task::spawn_blocking(work).await;
-    Ok(done.map_err(|e| Error::Local { path: folder, source: std::io::Error::other(e) })??)
 }
 
 /// Nanoseconds since 1970.

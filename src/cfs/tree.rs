@@ -1,8 +1,8 @@
 //! A local tree as a run sees it: its files, the markers of its folders, and the digest that tells it from any other.
 
 use super::Error;
-use super::here;
 use super::plan::Policy;
+use crate::blocking;
 use crate::index;
 use crate::index::FOLDER_MARKER;
 use crate::index::Index;
@@ -18,13 +18,13 @@ use std::path::Path;
 /// Looks at a folder as at the src tree of a run. Ignore rules count from `rules_from` down; none: from the folder itself.
 pub async fn look(index: &Index, folder: &Path, rules_from: Option<&Path>, jobs: usize) -> Result<LocalTree, Error> {
     let (root, top, index) = (folder.to_owned(), rules_from.map(Path::to_owned), index.clone());
-    let looked = here::look(folder, move || {
+    let looked = blocking::run(move || {
         let mut rules = Rules::of_tree(&root, top.as_deref())?;
         let mut tree = index::scan(&root, &mut rules, &index, jobs)?;
         mark_root(&mut tree, Policy::Mirror);
-        Ok::<_, index::Error>(tree)
+        Ok(tree)
     });
-    Ok(looked.await??)
+    looked.await
 }
 
 /// A root without files of its own gets a marker: the server finds nothing below a label that holds nothing itself, neither

@@ -5,7 +5,6 @@ use super::Cfs;
 use super::Error;
 use super::MODE;
 use super::download::Hashing;
-use super::download::blocking;
 use super::here::digest_of;
 use super::list::RemoteFile;
 use super::sync;
@@ -14,6 +13,7 @@ use super::upload::Failed;
 use super::upload::new_key;
 use super::upload::row;
 use super::upload::store_place;
+use crate::blocking;
 use crate::event::Direction;
 use crate::event::Event;
 use crate::event::Events;
@@ -140,12 +140,12 @@ async fn read_back(cfs: &Cfs, file: &RemoteFile, progress: store::Progress<'_>) 
 /// store is trusted to hold them. The row gets an object of its own; the damaged one stays for older rows that name it.
 async fn repair(cfs: &Cfs, journal: &Journal, options: &SyncOptions, file: &RemoteFile) -> Result<bool, Failed> {
     let (full, wanted) = (file.path.under(&options.folder), (file.size, file.sha256.clone()));
-    let opened = blocking(move || {
-        let Ok((mut opened, metadata)) = index::open_regular(&full) else { return Ok(None) };
+    let opened = blocking::run(move || {
+        let (mut opened, metadata) = index::open_regular(&full).ok()?;
         let holds = metadata.len() == wanted.0 && digest_of(&mut opened).is_ok_and(|found| found == wanted);
-        Ok((holds && opened.rewind().is_ok()).then(|| (opened, metadata.permissions().mode() & 0o7777)))
+        (holds && opened.rewind().is_ok()).then(|| (opened, metadata.permissions().mode() & 0o7777))
     });
-    let Some((opened, mode)) = opened.await? else { return Ok(false) };
+    let Some((opened, mode)) = opened.await else { return Ok(false) };
     let key = new_key(&options.label)?;
     let metadata = Metadata::from([(MODE.to_owned(), format!("{mode:o}"))]);
     let reader = tokio::fs::File::from_std(opened).take(file.size);

@@ -6,6 +6,7 @@ use super::settings::Folder;
 use super::settings::Serving;
 use super::settings::Settings;
 use super::unit;
+use crate::blocking;
 use crate::colonies::Client;
 use crate::colonies::ProcessFilter;
 use crate::colonies::ProcessState;
@@ -44,18 +45,13 @@ impl Running {
     }
 }
 
-/// Does what blocks where blocking is allowed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(|e| Error::Setup(e.to_string()))?
-}
-
 /// Makes sure that the colony of a state folder runs. Several that call it at once start one.
 ///
 /// # Errors
 /// [`Error::DidNotStart`] with the end of its log.
 pub async fn ensure_running(state: &Path) -> Result<Running, Error> {
     let folder = Folder::below(state);
-    blocking(move || {
+    blocking::run(move || {
         let failed = |source| Error::Folder { path: folder.0.clone(), source };
         crate::sqlite::private_folder(&folder.0).map_err(failed)?;
         let starting = File::options().create(true).truncate(false).write(true).open(folder.starting()).map_err(failed)?;
@@ -155,7 +151,7 @@ pub async fn keep_running(state: &Path) -> Result<(), Error> {
 /// Waits until nobody serves it: the system gives the lock back when a process ends, however it does.
 async fn wait_for_end(folder: &Folder) -> Result<(), Error> {
     let path = folder.lock();
-    blocking(move || {
+    blocking::run(move || {
         let failed = |source| Error::Folder { path: path.clone(), source };
         File::options().write(true).open(&path).and_then(|file| file.lock_shared()).map_err(failed)
     })
@@ -165,14 +161,15 @@ async fn wait_for_end(folder: &Folder) -> Result<(), Error> {
 /// The colony, where it runs.
 pub async fn status(state: &Path) -> Result<Option<Running>, Error> {
     let folder = Folder::below(state);
-    blocking(move || if is_served(&folder)? { Ok(Some(Running::of(&Settings::load(&folder)?, false))) } else { Ok(None) }).await
+    blocking::run(move || if is_served(&folder)? { Ok(Some(Running::of(&Settings::load(&folder)?, false))) } else { Ok(None) })
+        .await
 }
 
 /// Stops it, and waits for its end. Says whether it ran. Its jobs go on, and are found again at the next start.
 pub async fn stop(state: &Path) -> Result<bool, Error> {
     let folder = Folder::below(state);
     let asked = folder.clone();
-    let ran = blocking(move || {
+    let ran = blocking::run(move || {
         if !is_served(&asked)? {
             return Ok(false);
         }
@@ -236,7 +233,7 @@ async fn end_processes(running: &Running, folder: &Folder, force: bool) -> Resul
 /// Jobs in the executor's journal that it has not closed.
 async fn open_jobs(folder: &Folder) -> Result<i64, Error> {
     let path = folder.0.join("executor/executor.db");
-    blocking(move || {
+    blocking::run(move || {
         if !path.exists() {
             return Ok(0);
         }
@@ -251,5 +248,5 @@ async fn open_jobs(folder: &Folder) -> Result<i64, Error> {
 /// The variables that let any other ColonyOS client use it.
 pub async fn environment(state: &Path) -> Result<Vec<(&'static str, String)>, Error> {
     let folder = Folder::below(state);
-    blocking(move || Ok(Settings::load(&folder)?.environment())).await
+    blocking::run(move || Ok(Settings::load(&folder)?.environment())).await
 }

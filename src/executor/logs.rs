@@ -11,6 +11,7 @@ use super::growth::Growth;
 use super::journal::Journal;
 use super::journal::Pending;
 use super::text;
+use crate::blocking;
 use crate::colonies;
 use crate::colonies::Client;
 use std::borrow::Cow;
@@ -214,7 +215,7 @@ fn cut(output: &Output, bytes: &[u8], at_end: bool) -> (String, usize) {
 /// Up to [`CHUNK`] bytes from an offset; none where the file is not there (yet).
 async fn read_at(path: &Path, offset: u64) -> Result<Vec<u8>, Error> {
     let path = path.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking::run(move || {
         let result = (|| {
             let mut file = match std::fs::File::open(&path) {
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -227,10 +228,7 @@ async fn read_at(path: &Path, offset: u64) -> Result<Vec<u8>, Error> {
         })();
         result.map_err(|source| Error::Folder { path, source })
     });
-    match read.await {
-        Ok(read) => read,
-        Err(e) => Err(Error::Internal { reason: format!("reading an output: {e}") }),
-    }
+    read.await
 }
 
 /// The last lines of an output, for the reasons of a failure.
@@ -238,7 +236,7 @@ pub async fn tail_of(path: &Path) -> String {
     const LINES: usize = 20;
     const LIMIT: u64 = 4096;
     let path = path.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || -> std::io::Result<Vec<u8>> {
+    let read = blocking::run(move || -> std::io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(LIMIT)))?;
@@ -247,7 +245,7 @@ pub async fn tail_of(path: &Path) -> String {
         Ok(bytes)
     });
     match read.await {
-        Ok(Ok(bytes)) => text::tail(&bytes, LINES, LIMIT as usize),
+        Ok(bytes) => text::tail(&bytes, LINES, LIMIT as usize),
         // It says nothing more about the failure; the verdict stands without it.
         _ => String::new(),
     }

@@ -6,6 +6,7 @@
 use super::Connection;
 use super::Error;
 use super::commit;
+use crate::blocking;
 use crate::cfs;
 use crate::colonies::Process;
 use crate::event::Events;
@@ -227,11 +228,11 @@ async fn from_repository(
     let found = cfs::look(index, &extracted.src, Some(&extracted.project), jobs).await?;
     let digest = cfs::digest(&found.files);
     let (from, to) = (extracted.src, tree.to_owned());
-    let copied = tokio::task::spawn_blocking(move || {
+    let copied = blocking::run(move || {
         std::fs::remove_dir_all(&to)?;
         found.files.keys().try_for_each(|path| copy(&from, &to, path))
     });
-    copied.await.map_err(io::Error::other).and_then(|copied| copied).map_err(|source| local(tree, source))?;
+    copied.await.map_err(|source| local(tree, source))?;
     Ok(digest)
 }
 

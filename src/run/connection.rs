@@ -1,6 +1,7 @@
 //! Everything a command needs of a colony: its server, its object store, and our own books about both.
 
 use super::Error;
+use crate::blocking;
 use crate::cfs::Cfs;
 use crate::colonies;
 use crate::colonies::Client;
@@ -81,7 +82,7 @@ impl Connection {
         let name = self.name_of(project_name);
         let path = folder.join(format!("{name}.lock"));
         let failed = |source| Error::Local { what: "the lock of the project cannot be taken".into(), source };
-        tokio::task::spawn_blocking(move || {
+        let taken = blocking::run(move || {
             crate::sqlite::private_folder(&folder)?;
             let file = File::options().create(true).truncate(false).write(true).open(path)?;
             match file.try_lock() {
@@ -93,17 +94,15 @@ impl Connection {
                 Err(std::fs::TryLockError::Error(error)) => return Err(error),
             }
             Ok(ProjectLock { _file: file, name })
-        })
-        .await
-        .map_err(|e| failed(io::Error::other(e)))?
-        .map_err(failed)
+        });
+        taken.await.map_err(failed)
     }
 
     /// A folder for what is needed only while the project is held, empty, and gone with what is given back. What a killed call
     /// left there goes first: whoever holds the lock is alone with it.
     pub(super) async fn workshop(&self, lock: &ProjectLock) -> Result<TempDir, Error> {
         let (above, name) = (self.state_folder.join("commits"), lock.name.clone());
-        let made = tokio::task::spawn_blocking(move || {
+        let made = blocking::run(move || {
             crate::sqlite::private_folder(&above)?;
             match std::fs::remove_dir_all(above.join(&name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -112,7 +111,7 @@ impl Connection {
             tempfile::Builder::new().prefix(&name).rand_bytes(0).tempdir_in(&above)
         });
         let failed = |source| Error::Local { what: "no folder can be made for the files of a commit".into(), source };
-        made.await.map_err(|e| failed(io::Error::other(e)))?.map_err(failed)
+        made.await.map_err(failed)
     }
 
     /// A name for a project in this colony that can be a file's.

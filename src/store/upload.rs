@@ -1,6 +1,7 @@
 //! Uploads: one request for small objects, parts for large ones. The bytes that are hashed are the bytes that are sent:
 //! both come from the same buffer.
 
+use crate::blocking;
 use crate::store::Error;
 use crate::store::Metadata;
 use crate::store::PART;
@@ -258,15 +259,11 @@ async fn hash(mut hasher: Sha256, bytes: Bytes) -> Sha256 {
         hasher.update(&bytes);
         return hasher;
     }
-    let work = tokio::task::spawn_blocking(move || {
+    let work = blocking::run(move || {
         hasher.update(&bytes);
         hasher
     });
-    match work.await {
-        Ok(hasher) => hasher,
-        // Hashing does not panic; the task is cancelled only when the runtime ends, and we with it.
-        Err(error) => std::panic::resume_unwind(Box::new(error.to_string())),
-    }
+    work.await
 }
 
 /// The same size for all parts (some servers insist), at least 16 MiB, in whole MiB, such that 10,000 parts suffice.

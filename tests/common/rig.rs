@@ -2,6 +2,10 @@
 
 #![allow(dead_code)] // Each test program uses another part of it.
 
+#[path = "life.rs"]
+mod life;
+
+use life::Life;
 use pollinator::cfs;
 use pollinator::cfs::Cfs;
 use pollinator::cfs::Policy;
@@ -76,26 +80,7 @@ pub async fn serve(state: &Path) -> (Served, ColonyAccess) {
 }
 
 /// A running executor; dropped without being stopped it is as suddenly gone as by a kill.
-pub struct Running {
-    runtime: Option<tokio::runtime::Runtime>,
-    shutdown: CancellationToken,
-    ended: Option<tokio::task::JoinHandle<Result<(), executor::Error>>>,
-}
-
-impl Running {
-    pub async fn stop(mut self) {
-        self.shutdown.cancel();
-        self.ended.take().unwrap().await.unwrap().unwrap();
-    }
-
-    pub fn kill(self) {}
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
-    }
-}
+pub type Running = Life<executor::Error>;
 
 impl Rig {
     pub async fn new() -> Rig {
@@ -135,10 +120,8 @@ impl Rig {
         options.owner_key = Some(self.owner_key.clone());
         options.poll_seconds = 2;
         change(&mut options);
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let shutdown = CancellationToken::new();
-        let ended = runtime.spawn(executor::run(options, shutdown.clone()));
-        Running { runtime: Some(runtime), shutdown, ended: Some(ended) }
+        Life::of(executor::run(options, shutdown.clone()), shutdown)
     }
 
     pub fn tree(&self, name: &str) -> PathBuf {

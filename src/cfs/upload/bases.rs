@@ -4,9 +4,9 @@ use super::Cfs;
 use super::Failed;
 use super::Job;
 use super::Uploader;
-use super::blocking;
 use super::source;
 use super::source::Spot;
+use crate::blocking;
 use crate::content::Content;
 use crate::content::matching;
 use crate::content::parts;
@@ -86,12 +86,12 @@ impl Uploader<'_> {
         }
         let (chunks, size, price) = (content.chunks.clone(), content.size, self.price());
         let lists: Vec<Content> = bases.iter().map(|(_, content)| content.clone()).collect();
-        let planned = blocking(move || {
+        let planned = blocking::run(move || {
             let lists: Vec<_> = lists.iter().map(|content| content.chunks.as_slice()).collect();
             let runs = matching::runs(&chunks, &lists, Limits::S3.smallest);
-            Ok(parts::plan(size, &runs, Limits::S3, price))
+            parts::plan(size, &runs, Limits::S3, price)
         })
-        .await?;
+        .await;
         // Beginning and completing are two requests more than one request for all of it.
         let all = if size <= PART { size + price.request } else { u64::MAX };
         if parts::uploaded(&planned) == size || parts::cost(&planned, price) + 2 * price.request >= all {

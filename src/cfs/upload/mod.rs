@@ -20,7 +20,6 @@ pub(super) use register::row;
 use super::Cfs;
 use super::Error;
 use super::MODE;
-use super::download::blocking;
 use super::labels;
 use super::list::RemoteFile;
 use crate::content::CHUNKED_ABOVE;

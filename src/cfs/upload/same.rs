@@ -5,8 +5,8 @@
 use super::Failed;
 use super::Job;
 use super::Uploader;
-use super::blocking;
 use super::source::Spot;
+use crate::blocking;
 use crate::index::KnownObject;
 use crate::index::LocalFile;
 use crate::store;
@@ -92,7 +92,7 @@ impl Uploader<'_> {
         }
         let Some(info) = self.cfs.store.head(&job.key).await? else { return Ok(None) };
         let (copy, size) = (bytes.clone(), bytes.len() as u64);
-        let (etag, sha256) = blocking(move || Ok((plain_etag(&copy), hex::encode(sha2::Sha256::digest(&copy))))).await?;
+        let (etag, sha256) = blocking::run(move || (plain_etag(&copy), hex::encode(sha2::Sha256::digest(&copy)))).await;
         let same = info.size == size && info.etag == etag && info.metadata == *meta;
         Ok(same.then_some(Stored { size, sha256, etag }))
     }
@@ -104,7 +104,7 @@ fn is_md5(etag: &str) -> bool {
 
 async fn md5_of(full: &Spot) -> Result<String, Failed> {
     let full = full.clone();
-    blocking(move || {
+    blocking::run(move || {
         let failed = |e: std::io::Error| Failed::File(format!("cannot be read: {e}"));
         let (mut file, _) = full.open().map_err(failed)?;
         let mut hasher = Md5::new();

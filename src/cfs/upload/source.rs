@@ -1,7 +1,7 @@
 //! The local file: read whole, or piece by piece with every chunk checked against what the file was found to hold.
 
 use super::Failed;
-use super::blocking;
+use crate::blocking;
 use crate::content::Content;
 use crate::content::Digest;
 use crate::index;
@@ -49,7 +49,7 @@ fn unreadable(error: &std::io::Error) -> Failed {
 /// Looks at a file by reading it.
 pub(super) async fn look(full: &Spot) -> Result<Look, Failed> {
     let full = full.clone();
-    blocking(move || {
+    blocking::run(move || {
         let (mut file, metadata) = full.open().map_err(|e| unreadable(&e))?;
         let content = index::content_of(&mut file, metadata.len()).map_err(|e| unreadable(&e))?;
         let (stat, mode) = (Stat::of(&metadata), metadata.permissions().mode() & 0o7777);
@@ -70,7 +70,7 @@ pub(super) async fn mode_if_unchanged(full: &Spot, local: &LocalFile) -> Result<
 /// All bytes of a file of `size` bytes, and its permission bits; none where it changed while it was read.
 pub(super) async fn read_whole(full: &Spot, size: u64) -> Result<Option<(Bytes, u32)>, Failed> {
     let full = full.clone();
-    blocking(move || {
+    blocking::run(move || {
         let (file, before) = full.open().map_err(|e| unreadable(&e))?;
         // A file that grows as fast as it is read has no end.
         let mut bytes = Vec::with_capacity(size as usize + 1);
@@ -111,7 +111,7 @@ impl Source {
     /// can be checked.
     pub(super) async fn read(&self, begin: u64, end: u64) -> Result<Option<Bytes>, Failed> {
         let source = self.clone();
-        blocking(move || source.read_here(begin, end)).await
+        blocking::run(move || source.read_here(begin, end)).await
     }
 
     fn read_here(&self, begin: u64, end: u64) -> Result<Option<Bytes>, Failed> {

@@ -1,6 +1,7 @@
 //! `pollinator sync`: brings the trees in step, or shows what it would do; also the look at what makes a first upload big.
 
 use crate::agent::control::model::Job;
+use crate::blocking;
 use crate::cfs::Plan;
 use crate::cfs::SyncReport;
 use crate::cfs::VerifyReport;
@@ -158,11 +159,11 @@ pub async fn look_before_first_upload(
             continue;
         }
         let (root, folder) = (project.tree_folder(tree), project.folder.clone());
-        let look = tokio::task::spawn_blocking(move || {
+        let look = blocking::run(move || {
             let mut rules = index::ignore::Rules::of_tree(&root, Some(&folder))?;
             index::survey::survey(&root, &mut rules)
         });
-        let survey = look.await.map_err(|e| CliError::failed(e.to_string()))??;
+        let survey = look.await?;
         if survey.files > MANY_FILES || survey.bytes > MANY_BYTES {
             tell_survey(context, tree, &survey);
             if !context.confirm("Bring it over as it is?")? {

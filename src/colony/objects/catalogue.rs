@@ -3,6 +3,7 @@
 //! One thread writes, and takes as many changes into one transaction as are waiting: many small objects at once share the
 //! durable write. Reading goes on beside it.
 
+use crate::blocking;
 use crate::colony::objects::content::NewContent;
 use crate::colony::objects::content::NewFile;
 use crate::colony::objects::content::remove;
@@ -135,7 +136,7 @@ impl Catalogue {
         work: impl FnOnce(&Connection) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
         let (path, readers) = (Arc::clone(&self.path), Arc::clone(&self.readers));
-        let read = tokio::task::spawn_blocking(move || {
+        let read = blocking::run(move || {
             let ready = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             let db = match ready {
                 Some(db) => db,
@@ -145,7 +146,7 @@ impl Catalogue {
             readers.lock().unwrap_or_else(PoisonError::into_inner).push(db);
             found
         });
-        read.await.map_err(S3Error::internal_error)?
+        read.await
     }
 
     /// Changes something. When this returns without an error the change is durable; with one, nothing has changed.

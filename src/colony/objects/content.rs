@@ -3,6 +3,7 @@
 //! A file is written and made durable before the catalogue names it, and removed after the catalogue no longer does. So
 //! the catalogue is the only truth: a file that it does not name is a leftover, and is removed at the next start.
 
+use crate::blocking;
 use crate::colony::objects::digest::Claims;
 use crate::colony::objects::digest::Digester;
 use crate::colony::objects::digest::Digests;
@@ -182,11 +183,11 @@ impl Contents {
         let mut digester = Digester::new(claims);
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|e| broken_body(&*e))?;
-            let hashed = spawn_blocking(move || {
+            let hashed = blocking::run(move || {
                 digester.update(&piece);
                 digester
             });
-            digester = hashed.await.map_err(S3Error::internal_error)?;
+            digester = hashed.await;
         }
         Ok(digester.finish())
     }
@@ -227,8 +228,7 @@ impl Contents {
         };
         let mut reader = Reader { folder: self.folder(), files: files.into(), open: None, skip: range.start, left: length };
         // The first file is opened here, so that a failure can still be answered with a status.
-        let (mut reader, first) =
-            spawn_blocking(move || reader.next_block().map(|first| (reader, first))).await.map_err(std::io::Error::other)??;
+        let (mut reader, first) = blocking::run(move || reader.next_block().map(|first| (reader, first))).await?;
         let (to, from) = mpsc::channel(2);
         tokio::spawn(async move {
             let mut block = Ok(first);
@@ -236,17 +236,11 @@ impl Contents {
                 if to.send(Ok(bytes)).await.is_err() {
                     return; // The client has gone.
                 }
-                let next = spawn_blocking(move || {
+                let next = blocking::run(move || {
                     let block = reader.next_block();
                     (reader, block)
                 });
-                match next.await {
-                    Ok((back, next)) => (reader, block) = (back, next),
-                    Err(error) => {
-                        let _ = to.send(Err(std::io::Error::other(error))).await;
-                        return;
-                    }
-                }
+                (reader, block) = next.await;
             }
             if let Err(error) = block {
                 // A broken connection tells the client that this is not the whole object.
@@ -314,7 +308,7 @@ struct Intake {
 impl Intake {
     async fn idle(&mut self) -> S3Result<State> {
         if let Some(working) = self.working.take() {
-            return working.await.map_err(S3Error::internal_error)?;
+            return blocking::done(working).await;
         }
         self.state.take().ok_or_else(|| refuse(S3ErrorCode::InternalError, "an upload was continued after it failed"))
     }
@@ -339,7 +333,7 @@ impl Intake {
             return Ok(Received { content: NewContent::Inline(last), size, digests: digester.finish() });
         }
         let contents = self.contents.clone();
-        let finished = spawn_blocking(move || {
+        let finished = blocking::run(move || {
             let mut sink = sink.map_or_else(|| contents.create(), Ok)?;
             write(&mut sink, &mut digester, &last)?;
             sink.file.sync_all().map_err(|e| disk(&e))?;
@@ -347,7 +341,7 @@ impl Intake {
             sink.new.segment.size = size;
             Ok::<_, S3Error>((digester.finish(), sink.new))
         });
-        let (digests, file) = finished.await.map_err(S3Error::internal_error)??;
+        let (digests, file) = finished.await?;
         Ok(Received { content: NewContent::Files(vec![file]), size, digests })
     }
 }

@@ -15,6 +15,7 @@ mod service;
 
 pub use error::Error;
 
+use crate::blocking;
 use crate::config::Secret;
 use axum::error_handling::HandleError;
 use axum::serve::ListenerExt;
@@ -62,8 +63,7 @@ impl S3Auth for Keys {
 /// # Errors
 /// [`Error::InUse`] while another process serves the folder; those of the disk and of the catalogue.
 pub async fn serve(listener: TcpListener, folder: PathBuf, keys: Keys, shutdown: CancellationToken) -> Result<(), Error> {
-    let opened = tokio::task::spawn_blocking(move || open(&folder)).await.map_err(|e| Error::Serve(std::io::Error::other(e)))?;
-    let (endpoint, written, _lock) = opened?;
+    let (endpoint, written, _lock) = blocking::run(move || open(&folder)).await?;
     let mut builder = S3ServiceBuilder::new(endpoint);
     builder.set_auth(keys);
     let service = HandleError::new(builder.build(), async |error: s3s::HttpError| {

@@ -1,5 +1,6 @@
 //! The S3 operations on buckets and objects. Those on uploads in parts are in `multipart`.
 
+use crate::blocking;
 use crate::colony::objects::catalogue::Catalogue;
 use crate::colony::objects::catalogue::Change;
 use crate::colony::objects::catalogue::now;
@@ -390,14 +391,14 @@ impl S3 for Endpoint {
             object.about
         };
         let contents = self.contents.clone();
-        let copied = tokio::task::spawn_blocking(move || contents.duplicate(object.content));
+        let copied = blocking::run(move || contents.duplicate(object.content));
         let new = NewObject {
             bucket: input.bucket,
             key: input.key,
             size: object.size,
             etag: object.etag.clone(),
             about,
-            content: copied.await.map_err(S3Error::internal_error)??,
+            content: copied.await?,
             conditions: Conditions::default(),
         };
         self.catalogue.write(move |tx| records::store(tx, new)).await?;

@@ -4,6 +4,7 @@ use super::model::Running;
 use super::model::Status;
 use super::read_card;
 use super::socket_path;
+use crate::blocking;
 use crate::executor::error::Error;
 use crate::executor::journal::Journal;
 use crate::executor::lifecycle::LOCK;
@@ -43,8 +44,7 @@ pub async fn status(state_dir: &Path) -> Result<Option<Status>, Error> {
         }
     }
     let state = state_dir.to_owned();
-    let read = tokio::task::spawn_blocking(move || from_folder(&state)).await;
-    read.map_err(|e| Error::Internal { reason: e.to_string() })?
+    blocking::run(move || from_folder(&state)).await
 }
 
 /// Has it look at once whether there are wishes. One that does not answer looks by itself.

@@ -1,6 +1,7 @@
 //! The executor's end of its socket.
 
 use super::model::Status;
+use crate::blocking;
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
@@ -30,11 +31,9 @@ pub fn router(who: Arc<dyn Answers>) -> Router {
 
 async fn status(State(who): State<Arc<dyn Answers>>) -> Response {
     // The journal is read, and may be busy.
-    let told = tokio::task::spawn_blocking(move || who.status()).await;
-    match told {
-        Ok(Ok(status)) => Json(status).into_response(),
-        Ok(Err(reason)) => (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    match blocking::run(move || who.status()).await {
+        Ok(status) => Json(status).into_response(),
+        Err(reason) => (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response(),
     }
 }
 

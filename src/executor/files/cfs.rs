@@ -9,6 +9,7 @@ use super::share::ShareSnapshots;
 use super::share::is_full;
 use super::shelf;
 use super::shelf::Shelf;
+use crate::blocking;
 use crate::cfs;
 use crate::cfs::Cfs;
 use crate::cfs::Policy;
@@ -99,8 +100,7 @@ impl CfsFiles {
         work: impl FnOnce(&CfsFiles) -> io::Result<T> + Send + 'static,
     ) -> Result<T, FilesError> {
         let here = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&here)).await.unwrap_or_else(|e| Err(io::Error::other(e)));
-        done.map_err(|error| {
+        blocking::run(move || work(&here)).await.map_err(|error| {
             let full = is_full(&error);
             FilesError { what, reason: format!("{error}{}", self.advice(full)), temporary: false, full }
         })

@@ -9,6 +9,7 @@ use super::share::Arranged;
 use super::share::Arranger;
 use super::share::Source;
 use super::shelf;
+use crate::blocking;
 use crate::cfs;
 use crate::cfs::RemoteFile;
 use crate::event::Events;
@@ -72,13 +73,13 @@ impl CfsFiles {
         let request = cfs::Missing { files: missing.clone(), elsewhere, folder: &folder, tree: Tree::Src };
         let report = cfs::fetch_missing(&self.cfs, &self.index, request, AT_ONCE, &events).await?;
         let (here, root, not_come) = (self.clone(), root.clone(), report.problems.clone());
-        let taken = tokio::task::spawn_blocking(move || {
+        let taken = blocking::run(move || {
             let lost: BTreeSet<&str> = not_come.iter().map(|(path, _)| path.as_str()).collect();
             let came: Vec<&RemoteFile> = missing.iter().filter(|file| !lost.contains(file.path.as_str())).collect();
             Arranger::new(&root, &here.shelf, here.share).take(&came)
         });
         let local = |source| cfs::Error::Local { path: folder.clone(), source };
-        taken.await.map_err(|e| local(io::Error::other(e)))?.map_err(local)?;
+        taken.await.map_err(local)?;
         Ok(report.problems)
     }
 
@@ -168,13 +169,12 @@ impl CfsFiles {
     /// The files of a snapshot, where they were asked for before.
     async fn known(&self, snapshot: &SnapshotIn) -> Option<Vec<RemoteFile>> {
         let (listings, id, label) = (self.listings.clone(), snapshot.id.clone(), snapshot.label.clone());
-        tokio::task::spawn_blocking(move || listings.find(&id, &label)).await.unwrap_or_default()
+        blocking::run(move || listings.find(&id, &label)).await
     }
 
     async fn remember(&self, snapshot: &SnapshotIn, files: Vec<RemoteFile>) {
         let (listings, id, label) = (self.listings.clone(), snapshot.id.clone(), snapshot.label.clone());
-        let kept = tokio::task::spawn_blocking(move || listings.keep(&id, &label, &files)).await;
-        if let Err(error) = kept.unwrap_or_else(|e| Err(io::Error::other(e))) {
+        if let Err(error) = blocking::run(move || listings.keep(&id, &label, &files)).await {
             tracing::warn!(snapshot = snapshot.id, %error, "what the snapshot holds is not kept: it will be asked for again");
         }
     }

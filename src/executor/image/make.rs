@@ -15,6 +15,7 @@ use super::store::Work;
 use super::wanted::Origin;
 use super::wanted::PAUSES;
 use super::wanted::Wanted;
+use crate::blocking;
 use crate::executor::backend::Failure;
 use crate::executor::backend::Task;
 use crate::executor::backend::say;
@@ -158,8 +159,7 @@ impl Images {
         let file = store::file_of(&wanted.key, time);
         let entry = Entry { file, source: wanted.name.clone(), digest: wanted.digest.clone() };
         let (store, key, kept) = (self.store.clone(), wanted.key.clone(), entry.clone());
-        let taken = tokio::task::spawn_blocking(move || store.take_in(&key, &made, &kept)).await;
-        taken.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))?;
+        blocking::run(move || store.take_in(&key, &made, &kept)).await?;
         Ok(entry)
     }
 

@@ -12,6 +12,7 @@ use super::retry::SERVER_TRIES;
 use super::retry::until_answered;
 use super::retry::until_heard;
 use super::room::Ticket;
+use crate::blocking;
 use crate::colonies::ProcessState;
 use crate::executor::backend::Adopted;
 use crate::executor::backend::Failure;
@@ -435,9 +436,8 @@ impl Attempt {
         {
             tracing::warn!(process = self.entry.process.processid, %error, "files of a job are left behind");
         }
-        let removed =
-            tokio::task::spawn_blocking(move || std::fs::remove_dir_all(&task.folder).map_err(|e| (task.folder, e))).await;
-        if let Ok(Err((folder, error))) = removed {
+        let removed = blocking::run(move || std::fs::remove_dir_all(&task.folder).map_err(|e| (task.folder, e)));
+        if let Err((folder, error)) = removed.await {
             tracing::warn!(folder = %folder.display(), %error, "the folder of a job is left behind");
         }
     }

@@ -34,6 +34,7 @@ use super::options::Capacity;
 use super::options::Described;
 use super::options::Options;
 use super::spec::Job;
+use crate::blocking;
 use crate::colonies::Client;
 use crate::colonies::Identity;
 use crate::config::Secret;
@@ -82,6 +83,9 @@ pub(super) struct Host {
     fs_dir: PathBuf,
     jobs_dir: PathBuf,
     shutdown: CancellationToken,
+    /// It has left: what has not come to a stop by then is not polled again. A runtime that ends fails what is under way, and
+    /// that would be written down as what became of a job.
+    left: CancellationToken,
     /// Processes that have a task.
     live: Mutex<HashMap<String, Arc<Inbox>>>,
     tasks: TaskTracker,
@@ -152,6 +156,8 @@ impl Host {
         if tokio::time::timeout(FAREWELL, self.tasks.wait()).await.is_err() {
             // What they did is in the journal.
             tracing::warn!("not everything ended in time; the next start goes on with it");
+            self.left.cancel();
+            self.tasks.wait().await;
         }
         Ok(())
     }
@@ -218,6 +224,7 @@ impl Host {
             fs_dir,
             jobs_dir,
             shutdown,
+            left: CancellationToken::new(),
             live: Mutex::default(),
             tasks: TaskTracker::new(),
             contact: Contact::default(),
@@ -241,8 +248,8 @@ fn own_folder(name: &str, id: &str) -> String {
 async fn alone(state_dir: &Path, shutdown: &CancellationToken) -> Result<Lock, Error> {
     let (path, state) = (state_dir.join(LOCK), PathBuf::from(state_dir));
     let stop = shutdown.clone();
-    let taken = tokio::task::spawn_blocking(move || lock::take(&path, |_| LOCK_WAIT, &stop)).await;
-    taken.map_err(|e| Error::Internal { reason: e.to_string() })?.map_err(|error| match error {
+    let taken = blocking::run(move || lock::take(&path, |_| LOCK_WAIT, &stop)).await;
+    taken.map_err(|error| match error {
         lock::Error::Held { holder } => {
             let holder = holder.map_or_else(|| "who, is not known".into(), |holder| holder.to_string());
             Error::InUse { path: state, holder }

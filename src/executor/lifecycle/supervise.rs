@@ -37,7 +37,14 @@ impl Host {
             if copy.stage != stands.0 {
                 stands = (copy.stage, Instant::now());
             }
-            match tokio::spawn(async move { host.live_through(copy, inbox, ticket).await }).await {
+            let living = async move {
+                tokio::select! {
+                    biased;
+                    () = host.left.cancelled() => Ok(()),
+                    lived = host.live_through(copy, inbox, ticket) => lived,
+                }
+            };
+            match tokio::spawn(living).await {
                 Ok(Ok(())) => return,
                 // The journal or a folder cannot be written (a full disk?): the job itself may be fine.
                 Ok(Err(error)) if stands.1.elapsed() < JOURNAL_PATIENCE => {

@@ -1,5 +1,8 @@
 //! Lives of processes with real jobs and a server that misbehaves.
 
+#[path = "../../../tests/common/life.rs"]
+mod life;
+
 use super::test_server::TestServer;
 use super::*;
 use crate::colonies::Process;
@@ -44,7 +47,19 @@ impl Files for Noting {
 
     async fn clean_up(&self, job: &Job) -> Result<(), FilesError> {
         self.note("clean", job);
+        if job.env.contains_key("HANG") {
+            let _dropped = CallOnDrop(|| self.note("given up", job));
+            std::future::pending::<()>().await;
+        }
         Ok(())
+    }
+}
+
+struct CallOnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for CallOnDrop<F> {
+    fn drop(&mut self) {
+        self.0();
     }
 }
 
@@ -75,12 +90,9 @@ impl Rig {
         options
     }
 
-    /// An executor in a runtime of its own; dropping the runtime is as sudden as a kill.
-    fn start(&self) -> Life {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    fn start(&self) -> life::Life<Error> {
         let shutdown = CancellationToken::new();
-        let ended = runtime.spawn(run(self.options(), self.files.clone(), Arc::default(), shutdown.clone(), None));
-        Life { runtime: Some(runtime), shutdown, ended: Some(ended) }
+        life::Life::of(run(self.options(), self.files.clone(), Arc::default(), shutdown.clone(), None), shutdown)
     }
 
     /// A shell command that waits for the file of this name, and the file.
@@ -91,27 +103,6 @@ impl Rig {
 
     fn jobs_left(&self) -> usize {
         std::fs::read_dir(self.folder.path().join("state/jobs")).map_or(0, |d| d.count())
-    }
-}
-
-struct Life {
-    runtime: Option<tokio::runtime::Runtime>,
-    shutdown: CancellationToken,
-    ended: Option<tokio::task::JoinHandle<Result<(), Error>>>,
-}
-
-impl Life {
-    async fn stop(mut self) {
-        self.shutdown.cancel();
-        self.ended.take().unwrap().await.unwrap().unwrap();
-    }
-
-    fn kill(self) {}
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        self.runtime.take().unwrap().shutdown_background();
     }
 }
 
@@ -369,6 +360,21 @@ async fn stopping_leaves_jobs_running() {
     rig.server.until_state("a", ProcessState::Success).await;
     assert_eq!(rig.server.log("a").concat(), "ready\ndone\n");
     life.stop().await;
+}
+
+#[tokio::test]
+async fn what_does_not_come_to_a_stop_is_left_where_it_is() {
+    let rig = Rig::new();
+    let shutdown = CancellationToken::new();
+    // In this runtime, which does not end with it: whatever is dropped, the executor has given up itself.
+    let life = tokio::spawn(run(rig.options(), rig.files.clone(), Arc::default(), shutdown.clone(), None));
+    let mut hangs = spec("true");
+    hangs["env"] = json!({ "HANG": "yes" });
+    rig.server.submit("p1", hangs);
+    rig.server.until("clean up", |_| rig.files.notes().contains(&"clean p1".to_owned())).await;
+    shutdown.cancel();
+    life.await.unwrap().unwrap();
+    assert_eq!(rig.files.notes().last().unwrap(), "given up p1");
 }
 
 #[tokio::test]

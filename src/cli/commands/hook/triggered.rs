@@ -14,6 +14,7 @@ use crate::agent::hooks::pushed;
 use crate::agent::hooks::repository;
 use crate::agent::notify::Desktop;
 use crate::agent::notify::Note;
+use crate::blocking;
 use crate::cli::CliError;
 use crate::cli::Context;
 use crate::cli::error;
@@ -151,9 +152,8 @@ async fn pre_push(context: &Context, args: &Args) -> Result<(), CliError> {
 }
 
 async fn lines_of_git() -> Result<String, CliError> {
-    let read = tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin())).await;
-    let failed = |e: String| CliError::failed(format!("what git says of the push cannot be read: {e}"));
-    read.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))
+    let read = blocking::run(|| std::io::read_to_string(std::io::stdin())).await;
+    read.map_err(|e| CliError::failed(format!("what git says of the push cannot be read: {e}")))
 }
 
 fn newest(project: &Project, commits: &[&str]) -> Result<String, CliError> {

@@ -6,6 +6,7 @@ use super::lines::Decoder;
 use super::lines::Record;
 use super::lines::Resume;
 use super::position::Recorder;
+use crate::blocking;
 use crate::executor::backend::Failure;
 use futures_util::AsyncReadExt;
 use jiff::Timestamp;
@@ -217,19 +218,14 @@ impl Follower {
         F: FnOnce(&mut Recorder) -> Result<(), Failure> + Send + 'static,
     {
         let mut recorder = self.recorder.clone();
-        let done = tokio::task::spawn_blocking(move || {
+        let done = blocking::run(move || {
             let done = work(&mut recorder);
             (recorder, done)
         });
-        match done.await {
-            // Also where it failed: it knows that it has to be settled.
-            Ok((recorder, done)) => {
-                self.recorder = recorder;
-                done
-            }
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => Err(Failure::Unanswered { what: "write the log".into(), reason: error.to_string() }),
-        }
+        let (recorder, done) = done.await;
+        // Also where it failed: it knows that it has to be settled.
+        self.recorder = recorder;
+        done
     }
 }
 

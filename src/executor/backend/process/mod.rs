@@ -44,6 +44,7 @@ use super::environment;
 use super::payload;
 use super::statuses;
 use super::tries;
+use crate::blocking;
 use crate::executor::error::Error;
 use crate::executor::spec::Work;
 use async_trait::async_trait;
@@ -98,7 +99,7 @@ impl Engine for ProcessEngine {
     async fn start(&self, task: &Task) -> Result<Handle, Failure> {
         let (task, confine) = (task.clone(), self.confine.clone());
         // Spawning waits for the child's exec, and files are made.
-        blocking(move || start(&task, &confine)).await
+        blocking::run(move || start(&task, &confine)).await
     }
 
     async fn adopt(&self, task: &Task, handle: Option<Handle>) -> Result<Adopted, Failure> {
@@ -107,7 +108,7 @@ impl Engine for ProcessEngine {
         }
         let folder = task.folder.clone();
         // The wrapper's first act is to make `began.N`, and it ends at once where somebody else was faster.
-        if !blocking(move || tries::began(&folder)).await? {
+        if !blocking::run(move || tries::began(&folder)).await? {
             return Ok(Adopted::Never);
         }
         let deadline = tokio::time::Instant::now() + INTRODUCTION;
@@ -159,14 +160,6 @@ impl Engine for ProcessEngine {
 
     fn outputs(&self, task: &Task) -> Vec<Output> {
         super::outputs(task)
-    }
-}
-
-/// Runs blocking work; a panic in it stays a panic.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(e) => std::panic::resume_unwind(Box::new(format!("blocking work of the process backend: {e}"))),
     }
 }
 
