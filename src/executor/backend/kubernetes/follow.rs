@@ -6,11 +6,14 @@ use super::lines::Decoder;
 use super::lines::Record;
 use super::lines::Resume;
 use super::position::Recorder;
+use super::stream;
+use super::stream::Extent;
+use super::stream::NotOpened;
+use super::stream::Stream;
+use super::stream::Successor;
 use crate::blocking;
 use crate::executor::backend::Failure;
 use futures_util::AsyncReadExt;
-use jiff::Timestamp;
-use kube::api::LogParams;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -31,10 +34,10 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(900);
 const MUCH: usize = 256 << 10;
 const SOON: Duration = Duration::from_secs(4);
 const TIMES: u32 = 8;
+/// A stream that was to be followed has so long to give what it still has, once the container has ended.
+const LAST: Duration = Duration::from_millis(200);
 /// What a runtime writes beside a record, about.
 const FRAME: usize = 40;
-/// How long the server may take to open a stream.
-const OPENING: Duration = Duration::from_secs(30);
 /// Pauses before a log is asked for again.
 const PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -82,6 +85,19 @@ pub struct Follower {
     pub wanted: watch::Receiver<Wanted>,
     /// The last stream did not break: what there was before a rotation was read.
     pub was_open: bool,
+    /// Opened before the last stream was given up, for what was wanted then.
+    pub next: Option<(Wanted, Stream)>,
+}
+
+impl From<NotOpened> for Read {
+    fn from(why: NotOpened) -> Read {
+        match why {
+            NotOpened::Gone => Read::None,
+            NotOpened::Empty => Read::End,
+            NotOpened::Refused(reason) => Read::Refused(reason),
+            NotOpened::Broken(reason) => Read::Broken(reason),
+        }
+    }
 }
 
 impl Follower {
@@ -137,73 +153,95 @@ impl Follower {
         );
     }
 
+    /// From a little before the last record that was written.
+    fn extent(&self, wanted: Wanted) -> Extent {
+        Extent {
+            pod: self.pod.clone(),
+            container: self.container.clone(),
+            follow: wanted == Wanted::Follow,
+            // In whole seconds, and stdout may stand behind stderr.
+            since: self.recorder.mark().map(|mark| mark.time - 1_500_000_000).or(self.recorder.since()),
+        }
+    }
+
     /// Reads the log from the last record.
     async fn read(&mut self, wanted: Wanted, silence: &mut Silence) -> Result<Read, Failure> {
         if !self.recorder.is_settled() {
             self.record(Recorder::settle).await?;
         }
-        let mark = self.recorder.mark();
-        // In whole seconds, and stdout may stand behind stderr.
-        let since = mark.map(|mark| mark.time - 1_500_000_000).or(self.recorder.since());
-        let params = LogParams {
-            container: Some(self.container.clone()),
-            follow: wanted == Wanted::Follow,
-            timestamps: true,
-            since_time: since.and_then(|since| Timestamp::from_nanosecond(since).ok()),
-            ..LogParams::default()
+        let opened = match self.next.take() {
+            Some((then, stream)) if then == wanted => Ok(stream),
+            _ => stream::open(&self.cluster, self.extent(wanted)).await,
         };
-        let pods = self.cluster.pods.clone();
-        let opened = match tokio::time::timeout(OPENING, pods.log_stream(&self.pod, &params)).await {
-            Ok(opened) => opened,
-            Err(_) => return Ok(Read::Broken("no answer".into())),
+        let stream = match opened {
+            Ok(stream) => stream,
+            Err(why) => return Ok(why.into()),
         };
-        let mut stream = match opened {
-            Ok(stream) => std::pin::pin!(stream),
-            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(Read::None),
-            // It never began, and there is nothing to read.
-            Err(kube::Error::Api(status)) if wanted == Wanted::Finish && status.message.contains("is waiting to start") => {
-                return Ok(Read::End);
-            }
-            Err(kube::Error::Api(status)) => return Ok(Read::Refused(status.message.clone())),
-            Err(error) => return Ok(Read::Broken(chain(&error))),
+        let mut intake = Intake {
+            decoder: Decoder::default(),
+            resume: Resume::after(self.recorder.mark()),
+            // Without one that broke, all that came before a rotation was read.
+            batch: Batch { tells_gap: !self.was_open, ..Batch::default() },
         };
-        let (mut decoder, mut resume) = (Decoder::default(), Resume::after(mark));
-        // Without one that broke, all that came before a rotation was read.
-        let mut batch = Batch { tells_gap: !self.was_open, ..Batch::default() };
-        let mut buffer = vec![0; 32 << 10];
-        let read = loop {
-            tokio::select! {
-                read = stream.read(&mut buffer) => match read {
-                    Ok(0) => break Read::End,
-                    Ok(length) => {
-                        for record in decoder.push(&buffer[..length]) {
-                            batch.add(resume.admit(record), &mut resume);
-                        }
-                        if batch.read >= MUCH {
-                            silence.look_soon();
-                        }
-                        if batch.size >= BATCH {
-                            self.write(&mut batch).await?;
-                        }
-                    }
-                    Err(error) => break Read::Broken(chain(&error)),
-                },
-                () = sleep_until(batch.due) => self.write(&mut batch).await?,
-                () = tokio::time::sleep(QUIET), if resume.holds() => batch.add(resume.give_up(), &mut resume),
-                () = tokio::time::sleep(silence.limit()), if wanted == Wanted::Follow => break Read::Silent,
-                changed = self.wanted.changed() => if changed.is_err() || *self.wanted.borrow() != wanted { break Read::Turned },
-            }
-        };
+        let read = self.listen(stream, wanted, silence, &mut intake).await?;
         // While a container runs its line may go on; after its end it does not.
-        if wanted == Wanted::Finish && matches!(read, Read::End) {
-            let last = decoder.finish().map(|record| resume.admit(record));
-            batch.add(last.unwrap_or_default(), &mut resume);
-        }
-        batch.add(resume.give_up(), &mut resume);
-        self.write(&mut batch).await?;
-        match decoder.foreign.pop() {
+        intake.end(wanted == Wanted::Finish && matches!(read, Read::End));
+        self.write(&mut intake.batch).await?;
+        match intake.decoder.foreign.pop() {
             Some(message) if matches!(read, Read::End | Read::Silent) => Ok(Read::Refused(message)),
             _ => Ok(read),
+        }
+    }
+
+    /// Takes what a stream gives, as long as it is the one to be read.
+    async fn listen(
+        &mut self,
+        mut stream: Stream,
+        wanted: Wanted,
+        silence: &mut Silence,
+        intake: &mut Intake,
+    ) -> Result<Read, Failure> {
+        let mut buffer = vec![0; 32 << 10];
+        let (mut successor, mut now_wanted) = (Successor::default(), wanted);
+        loop {
+            let is_turned = now_wanted != wanted;
+            let limit = if is_turned { LAST } else { silence.limit() };
+            let may_be_given_up = successor.is_none() && (is_turned || wanted == Wanted::Follow);
+            tokio::select! {
+                // What a stream has comes before it is given up.
+                biased;
+                read = stream.read(&mut buffer) => match read {
+                    Ok(0) => return Ok(if is_turned { Read::Turned } else { Read::End }),
+                    Ok(length) => {
+                        successor.drop_it();
+                        intake.take(&buffer[..length]);
+                        if intake.batch.read >= MUCH {
+                            silence.look_soon();
+                        }
+                        if intake.batch.size >= BATCH {
+                            self.write(&mut intake.batch).await?;
+                        }
+                    }
+                    Err(error) => return Ok(Read::Broken(chain(&error))),
+                },
+                opened = successor.opened() => match opened {
+                    Ok(stream) => {
+                        self.next = Some((now_wanted, stream));
+                        return Ok(if is_turned { Read::Turned } else { Read::Silent });
+                    }
+                    Err(why) => return Ok(why.into()),
+                },
+                () = sleep_until(intake.batch.due) => self.write(&mut intake.batch).await?,
+                () = tokio::time::sleep(QUIET), if intake.resume.holds() => intake.give_up(),
+                () = tokio::time::sleep(limit), if may_be_given_up => successor.begin(&self.cluster, self.extent(now_wanted)),
+                changed = self.wanted.changed(), if !is_turned => {
+                    now_wanted = *self.wanted.borrow_and_update();
+                    if changed.is_err() || now_wanted == Wanted::Wait {
+                        return Ok(Read::Turned);
+                    }
+                    successor.drop_it();
+                }
+            }
         }
     }
 
@@ -263,6 +301,34 @@ impl Silence {
     }
 }
 
+/// What one stream gave.
+struct Intake {
+    decoder: Decoder,
+    resume: Resume,
+    batch: Batch,
+}
+
+impl Intake {
+    fn take(&mut self, bytes: &[u8]) {
+        for record in self.decoder.push(bytes) {
+            self.batch.add(self.resume.admit(record), &mut self.resume);
+        }
+    }
+
+    /// The mark does not come.
+    fn give_up(&mut self) {
+        self.batch.add(self.resume.give_up(), &mut self.resume);
+    }
+
+    /// Nothing more comes; what was begun is a line where the log has ended, too.
+    fn end(&mut self, ends_line: bool) {
+        if ends_line && let Some(last) = self.decoder.finish() {
+            self.batch.add(self.resume.admit(last), &mut self.resume);
+        }
+        self.give_up();
+    }
+}
+
 /// Records that are to be written.
 #[derive(Default)]
 struct Batch {
@@ -303,38 +369,5 @@ async fn sleep_until(then: Option<Instant>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::executor::backend::kubernetes::lines::Mark;
-
-    #[test]
-    fn after_much_output_silence_is_not_believed_for_long() {
-        let mut silence = Silence::default();
-        assert_eq!(silence.limit(), SILENCE);
-        silence.take(false);
-        assert_eq!(silence.limit(), SILENCE * 2);
-        silence.look_soon();
-        for _ in 0..TIMES {
-            assert_eq!(silence.limit(), SOON);
-            silence.take(false);
-        }
-        assert_eq!(silence.limit(), SILENCE * 2);
-        silence.take(true);
-        assert_eq!(silence.limit(), SILENCE);
-        (0..9).for_each(|_| silence.take(false));
-        assert_eq!(silence.limit(), LONGEST_SILENCE);
-    }
-
-    #[test]
-    fn a_gap_stands_before_the_records_that_follow_it() {
-        let record = |n: i128| Record { time: n, bytes: b"x\n".to_vec() };
-        for tells_gap in [true, false] {
-            let mut batch = Batch { tells_gap, ..Batch::default() };
-            let mut resume = Resume::after(Some(Mark::after(None, &record(1))));
-            batch.add(resume.admit(record(5_000_000_000)), &mut resume);
-            batch.add(resume.admit(record(5_000_000_001)), &mut resume);
-            assert_eq!(batch.empty(), (vec![record(5_000_000_000), record(5_000_000_001)], tells_gap));
-            assert_eq!((batch.empty(), batch.read), ((vec![], false), 2 * (2 + FRAME)));
-        }
-    }
-}
+#[path = "follow_tests.rs"]
+mod tests;

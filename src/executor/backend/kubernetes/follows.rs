@@ -92,6 +92,7 @@ impl Follows {
             recorder,
             wanted: receiver,
             was_open: false,
+            next: None,
         };
         let shutdown = self.shutdown.clone();
         let handle = tokio::spawn(async move {

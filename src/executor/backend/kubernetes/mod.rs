@@ -34,6 +34,8 @@ mod rights;
 #[cfg(feature = "kubernetes")]
 mod script;
 #[cfg(feature = "kubernetes")]
+mod stream;
+#[cfg(feature = "kubernetes")]
 mod view;
 #[cfg(feature = "kubernetes")]
 mod volume;
