@@ -23,7 +23,8 @@ pub fn written(folder: &Path, bytes: &[u8]) -> Result<NamedTempFile> {
     Ok(file)
 }
 
-/// Puts a file that only its owner can read in the place of an earlier one: at any moment one of both is there, whole.
+/// Puts a file that only its owner can read in the place of an earlier one: at any moment one of both is there, whole. After a
+/// loss of power it may be the earlier one.
 ///
 /// # Errors
 /// Those of the file system.
@@ -32,11 +33,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a file that was put in its place will be found there, whatever happens.
+/// The same, and waits until the new one will be found whatever happens.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn settle(path: &Path) -> Result<()> {
+pub fn replace_for_good(path: &Path, bytes: &[u8]) -> Result<()> {
+    replace(path, bytes)?;
     File::open(folder_of(path))?.sync_all()
 }
 
@@ -57,7 +59,7 @@ mod tests {
             for n in 0..4 {
                 scope.spawn(move || {
                     for text in ["a", "longer", "b"] {
-                        replace(&path(n / 2), format!("{text} {}", n / 2).as_bytes()).unwrap();
+                        replace_for_good(&path(n / 2), format!("{text} {}", n / 2).as_bytes()).unwrap();
                     }
                 });
             }
@@ -66,7 +68,6 @@ mod tests {
             assert_eq!(std::fs::read_to_string(path(n)).unwrap(), format!("b {n}"));
             assert_eq!(std::fs::metadata(path(n)).unwrap().permissions().mode() & 0o777, 0o600);
         }
-        settle(&path(0)).unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 

@@ -8,7 +8,7 @@ use crate::journal::runs::Run;
 use crate::run::Connection;
 use crate::run::batch;
 use crate::run::history;
-use crate::run::submission;
+use crate::run::interrupted;
 use crate::watch::ProjectId;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -46,7 +46,7 @@ fn spread(pause: Duration, run_id: &str) -> Duration {
 pub async fn settle(connection: Connection, project_name: String, complete: bool) -> Result<(), crate::run::Error> {
     let client = connection.client();
     for run in connection.journal.intents(&project_name, &client.server(), client.colony())? {
-        let found = submission::find(&connection, &run.run_id).await?;
+        let found = interrupted::find(&connection, &run.run_id).await?;
         if let Some(process) = found.filter(|process| process.state.is_final()) {
             history::note(&connection, run, &process).await?;
         }

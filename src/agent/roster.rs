@@ -97,8 +97,7 @@ impl Roster {
         let write = || -> std::io::Result<()> {
             let folder = self.path.parent().unwrap_or(Path::new("."));
             crate::sqlite::private_folder(folder)?;
-            durable::replace(&self.path, &text)?;
-            durable::settle(&self.path)
+            durable::replace_for_good(&self.path, &text)
         };
         write().map_err(|source| Error::Folder { what: "the list of projects", path: self.path.clone(), source })
     }

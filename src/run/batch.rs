@@ -3,6 +3,7 @@
 
 use super::Connection;
 use super::Error;
+use super::interrupted;
 use super::points::Point;
 use super::spec;
 use super::submission;
@@ -19,16 +20,14 @@ use std::sync::atomic::Ordering;
 /// So many are submitted at once.
 pub(super) const AT_ONCE: usize = 8;
 
-/// Submits a process for each point. Where an interrupted call had begun the very same sweep, that one is completed.
+/// Submits a new sweep, as [`intents`] gives it. Where an interrupted call had begun the very same sweep, that one is completed.
 pub(super) async fn submit(
-    making: &Making<'_>,
-    points: &[Point],
+    connection: &Connection,
+    fresh: Vec<Run>,
     interrupted: Vec<String>,
     watched: Option<&Watched>,
     events: &Events,
 ) -> Result<Vec<Run>, Error> {
-    let connection = making.connection;
-    let fresh = intents(making, points)?;
     let same = continued(connection, &fresh, &interrupted)?;
     let earlier: Vec<String> = interrupted.into_iter().filter(|sweep| same.as_ref() != Some(sweep)).collect();
     abandon(connection, &earlier, events)?;
@@ -88,8 +87,10 @@ pub async fn complete(connection: &Connection, project_name: &str, events: &Even
     // With it, nobody is still at it.
     let _lock = connection.lock(project_name, || {}).await?;
     for sweep in cut()? {
-        for run in connection.journal.sweep(&sweep)?.iter().filter(|run| run.state == RunState::Intent) {
-            if let Some(process) = submission::find(connection, &run.run_id).await? {
+        let mut intents = connection.journal.sweep(&sweep)?;
+        intents.retain(|run| run.state == RunState::Intent);
+        for (found, run) in interrupted::found(connection, intents).await? {
+            if let Some(process) = found {
                 connection.journal.update_run(&run.run_id, &process, None)?;
             }
         }

@@ -3,7 +3,7 @@
 use super::Connection;
 use super::Error;
 use super::follow::ExecutorNames;
-use super::submission;
+use super::interrupted;
 use crate::colonies::NODES;
 use crate::colonies::Process;
 use crate::journal::runs::Run;
@@ -119,7 +119,7 @@ pub async fn refresh(connection: &Connection, run: Run) -> Result<Run, Error> {
             Err(error) => return Err(error.into()),
         },
         // Perhaps the call that made it is still at it: then it is left alone.
-        None => match submission::find(connection, &run.run_id).await? {
+        None => match interrupted::find(connection, &run.run_id).await? {
             Some(process) => Some(process),
             None => return Ok(run),
         },

@@ -10,6 +10,7 @@ pub mod error;
 pub mod follow;
 mod git;
 pub mod history;
+pub mod interrupted;
 pub mod points;
 pub mod provenance;
 pub mod reclaim;

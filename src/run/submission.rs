@@ -6,7 +6,11 @@
 use super::Connection;
 use super::Error;
 use super::batch;
-use super::follow::ExecutorNames;
+use super::interrupted::Interrupted;
+use super::interrupted::find;
+use super::interrupted::replaced;
+use super::interrupted::settle_intents;
+use super::interrupted::take_same;
 use super::points;
 use super::points::Point;
 use super::provenance::Provenance;
@@ -22,8 +26,6 @@ use crate::colonies::EXECUTOR_APPROVED;
 use crate::colonies::Executor;
 use crate::colonies::FunctionSpec;
 use crate::colonies::Process;
-use crate::colonies::ProcessFilter;
-use crate::colonies::ProcessState;
 use crate::colonies::Software;
 use crate::event::Event;
 use crate::event::Events;
@@ -34,8 +36,6 @@ use crate::journal::runs::RunState;
 use crate::journal::watched::Watched;
 use crate::project::Project;
 use crate::project::sweep::Values;
-use futures_util::StreamExt;
-use futures_util::TryStreamExt;
 use std::time::Duration;
 
 /// How often a process is looked for after an answer was lost, before it is submitted again.
@@ -106,8 +106,9 @@ pub async fn submit(connection: &Connection, project: &Project, options: &Option
     }
     let (frozen, provenance) = origin.freeze(connection, &brought, events).await?;
     let making = Making { connection, project, executors: &executors, frozen: &frozen, provenance: &provenance };
-    cancel(connection, &making.replaced(&options.replace, points.as_deref(), &interrupted)?).await?;
-    let runs = making.submit(points, options.processes, interrupted, watched.as_ref(), events).await?;
+    let sweep = points.map(|points| batch::intents(&making, &points)).transpose()?;
+    cancel(connection, &replaced(connection, &options.replace, sweep.as_deref(), &interrupted)?).await?;
+    let runs = making.submit(sweep, options.processes, interrupted, watched.as_ref(), events).await?;
     Ok(Submitted { runs, frozen: Some(frozen), busy: brought.busy() })
 }
 
@@ -129,7 +130,8 @@ pub async fn submit_frozen(
     let points = points_of(project, options)?;
     let interrupted = settle_intents(connection, project, events).await?;
     let making = Making { connection, project, executors: &executors, frozen, provenance: &provenance };
-    let runs = making.submit(points, options.processes, interrupted, None, events).await?;
+    let sweep = points.map(|points| batch::intents(&making, &points)).transpose()?;
+    let runs = making.submit(sweep, options.processes, interrupted, None, events).await?;
     Ok(Submitted { runs, frozen: Some(frozen.clone()), busy: Vec::new() })
 }
 
@@ -281,28 +283,17 @@ pub(super) struct Making<'a> {
 }
 
 impl Making<'_> {
-    /// Runs that give way to the new ones: not those of an interrupted sweep that is about to be completed.
-    fn replaced(&self, runs: &[String], points: Option<&[Point]>, interrupted: &Interrupted) -> Result<Vec<String>, Error> {
-        let mut runs = runs.to_vec();
-        let Some(points) = points.filter(|_| !runs.is_empty() && !interrupted.sweeps.is_empty()) else { return Ok(runs) };
-        if let Some(sweep) = batch::continued(self.connection, &batch::intents(self, points)?, &interrupted.sweeps)? {
-            let of_it = self.connection.journal.sweep(&sweep)?;
-            runs.retain(|run| of_it.iter().all(|other| other.run_id != *run));
-        }
-        Ok(runs)
-    }
-
-    /// Submits: a process for each point of a sweep, or so many of the same.
+    /// Submits: the runs of a sweep, or so many of the same.
     async fn submit(
         &self,
-        points: Option<Vec<Point>>,
+        sweep: Option<Vec<Run>>,
         processes: u32,
         mut interrupted: Interrupted,
         watched: Option<&Watched>,
         events: &Events,
     ) -> Result<Vec<Run>, Error> {
-        if let Some(points) = points {
-            return batch::submit(self, &points, interrupted.sweeps, watched, events).await;
+        if let Some(sweep) = sweep {
+            return batch::submit(self.connection, sweep, interrupted.sweeps, watched, events).await;
         }
         batch::abandon(self.connection, &interrupted.sweeps, events)?;
         let mut runs = Vec::new();
@@ -433,71 +424,6 @@ async fn submit_once(connection: &Connection, spec: &FunctionSpec, run_id: &str)
         }
         attempt += 1;
     }
-}
-
-/// The process of a run, found by its label in any state.
-pub async fn find(connection: &Connection, run_id: &str) -> Result<Option<Process>, colonies::Error> {
-    let label = ProcessFilter::Label(run_id.to_owned());
-    for number in 0..=4 {
-        let Some(state) = ProcessState::from_number(number) else { continue };
-        let found = connection.client().processes(state, 1, &label).await?;
-        if let Some(process) = found.into_iter().find(|p| p.spec.label == run_id) {
-            return Ok(Some(process));
-        }
-    }
-    Ok(None)
-}
-
-/// What killed calls left behind.
-#[derive(Clone, Debug, Default)]
-pub struct Interrupted {
-    /// Runs that were submitted, and have not ended.
-    pub runs: Vec<Run>,
-    /// Sweeps that may not have been submitted as a whole. What they lack is an intent still.
-    pub sweeps: Vec<String>,
-}
-
-/// Settles what killed calls left behind: intents whose process exists are taken into the books, the others were never
-/// submitted. Called with the project's lock held, so nobody is still at it.
-pub async fn settle_intents(connection: &Connection, project: &Project, events: &Events) -> Result<Interrupted, Error> {
-    let client = connection.client();
-    let intents = connection.journal.intents(&project.settings.projectname, &client.server(), client.colony())?;
-    let look = |run: Run| async { Ok::<_, Error>((find(connection, &run.run_id).await?, run)) };
-    let looked: Vec<_> = futures_util::stream::iter(intents).map(look).buffered(batch::AT_ONCE).try_collect().await?;
-    let mut left = Interrupted::default();
-    let mut names = ExecutorNames::new(client);
-    for (found, mut run) in looked {
-        if let Some(sweep) = run.sweep.as_ref().filter(|sweep| !left.sweeps.contains(sweep)) {
-            left.sweeps.push(sweep.clone());
-        }
-        match found {
-            Some(process) => {
-                connection.journal.update_run(&run.run_id, &process, names.of(&process).await.as_deref())?;
-                run.state = process.state.into();
-                if run.sweep.is_some() {
-                    continue;
-                }
-                if process.state.is_final() {
-                    let (run, process) = (&run.run_id, &process.processid);
-                    events.warn(format!("an interrupted call had submitted run {run}: process {process} has ended"));
-                } else {
-                    left.runs.push(Run { process_id: Some(process.processid), ..run });
-                }
-            }
-            None => match &run.sweep {
-                Some(sweep) => connection.journal.reopen(sweep)?,
-                None => connection.journal.mark_run_lost(&run.run_id)?,
-            },
-        }
-    }
-    Ok(left)
-}
-
-/// Takes an interrupted run that is the same in everything but its id.
-fn take_same(interrupted: &mut Vec<Run>, run: &Run) -> Option<Run> {
-    let same = |earlier: &Run| spec::without_id(&earlier.spec, &earlier.run_id) == spec::without_id(&run.spec, &run.run_id);
-    let at = interrupted.iter().position(same)?;
-    Some(interrupted.remove(at))
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! A real file system in a file, mounted by way of a loop device.
 
+#[path = "mounted.rs"]
+mod mounted;
+
+use mounted::Mounted;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::Command;
 
 /// The file system; it is unmounted in the end.
-pub struct LoopDisk(PathBuf);
+pub struct LoopDisk(#[expect(dead_code)] Mounted);
 
 impl LoopDisk {
     /// Makes one with `program` (a maker of file systems and its options) in the file `image`, and mounts it at `folder`.
@@ -19,13 +22,7 @@ impl LoopDisk {
             Command::new("mount").args(mount).arg(image).arg(folder),
             "run this test as root, where loop devices may be used",
         );
-        LoopDisk(folder.to_owned())
-    }
-}
-
-impl Drop for LoopDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
+        LoopDisk(Mounted(folder.to_owned()))
     }
 }
 

@@ -1,10 +1,13 @@
 //! A file system of a few MiB, in memory.
 
+#[path = "mounted.rs"]
+mod mounted;
+
+use mounted::Mounted;
 use std::path::Path;
-use std::path::PathBuf;
 
 /// The file system; it goes away in the end.
-pub struct SmallDisk(PathBuf);
+pub struct SmallDisk(Mounted);
 
 impl SmallDisk {
     /// Ten MiB at a folder.
@@ -13,18 +16,12 @@ impl SmallDisk {
             mount(folder, "size=10m,mode=700"),
             "a tmpfs must be mounted for this test: run it as root, or below `unshare -rm`"
         );
-        SmallDisk(folder.to_owned())
+        SmallDisk(Mounted(folder.to_owned()))
     }
 
     /// Makes room.
     pub fn enlarge(&self) {
-        assert!(mount(&self.0, "remount,size=64m"));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).output();
+        assert!(mount(&self.0.0, "remount,size=64m"));
     }
 }
 

@@ -23,8 +23,8 @@ pub fn holder(state_dir: &Path) -> Option<Result<Holder, String>> {
 }
 
 /// Looks whether an executor on another machine lives; none where that cannot be seen.
-pub fn pulse(state_dir: &Path) -> Option<lock::Pulse> {
-    lock::Pulse::of(&state_dir.join(LOCK))
+pub fn pulse(state_dir: &Path) -> Option<lock::Watch> {
+    lock::Watch::of(&state_dir.join(LOCK))
 }
 
 /// How the executor of a state folder stands; none: there never was one.

@@ -93,7 +93,7 @@ impl KubernetesEngine {
         let shape = Shape { nonce: random()?, indexed: self.cluster.knows_indexed_jobs().await? };
         let text = serde_json::to_vec(&shape).map_err(|e| unreadable()(e.into()))?;
         // Objects are made by it: without it they would be taken for another's.
-        let settled = durable::replace(&path, &text).and_then(|()| durable::settle(&path));
+        let settled = durable::replace_for_good(&path, &text);
         settled.map_err(Failure::io("cannot write in the folder of the job", &path))?;
         Ok(shape)
     }
@@ -349,7 +349,7 @@ fn instance(state_dir: &Path) -> Result<String, Failure> {
         _ => {}
     }
     let made = random()?;
-    let settled = durable::replace(&path, made.as_bytes()).and_then(|()| durable::settle(&path));
+    let settled = durable::replace_for_good(&path, made.as_bytes());
     settled.map_err(Failure::io("cannot write in the state of the executor", &path))?;
     Ok(made)
 }
