@@ -34,8 +34,10 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(900);
 const MUCH: usize = 256 << 10;
 const SOON: Duration = Duration::from_secs(4);
 const TIMES: u32 = 8;
-/// A stream that was to be followed has so long to give what it still has, once the container has ended.
+/// Once a container is no longer followed, its stream is given up after so much silence, and in any case after so long: where one
+/// process of a job failed, others may print on.
 const LAST: Duration = Duration::from_millis(200);
+const LONGEST_LAST: Duration = Duration::from_secs(5);
 /// What a runtime writes beside a record, about.
 const FRAME: usize = 40;
 /// Pauses before a log is asked for again.
@@ -63,6 +65,8 @@ enum Read {
     Silent,
     /// Something else is wanted now.
     Turned,
+    /// It was given up, and may have had more.
+    Left,
     /// There is no such log, and will not be.
     None,
     /// The connection broke, or there was none.
@@ -126,7 +130,7 @@ impl Follower {
                     return finished.inspect_err(|error| self.complain(&error.to_string())).is_ok();
                 }
                 Ok(Read::None) => return false,
-                Ok(Read::Turned | Read::Silent) => continue,
+                Ok(Read::Turned | Read::Silent | Read::Left) => continue,
                 Ok(Read::End) => {}
                 Ok(Read::Broken(reason)) => self.complain(&reason),
                 Ok(Read::Refused(reason)) => {
@@ -182,6 +186,7 @@ impl Follower {
             resume: Resume::after(self.recorder.mark()),
             // Without one that broke, all that came before a rotation was read.
             batch: Batch { tells_gap: !self.was_open, ..Batch::default() },
+            times_much: 0,
         };
         let read = self.listen(stream, wanted, silence, &mut intake).await?;
         // While a container runs its line may go on; after its end it does not.
@@ -203,19 +208,33 @@ impl Follower {
     ) -> Result<Read, Failure> {
         let mut buffer = vec![0; 32 << 10];
         let (mut successor, mut now_wanted) = (Successor::default(), wanted);
+        // Until when it is listened to, since something else is wanted.
+        let mut deadline = None;
+        let mut is_sure = true;
         loop {
-            let is_turned = now_wanted != wanted;
+            let is_turned = deadline.is_some();
             let limit = if is_turned { LAST } else { silence.limit() };
             let may_be_given_up = successor.is_none() && (is_turned || wanted == Wanted::Follow);
             tokio::select! {
-                // What a stream has comes before it is given up.
                 biased;
+                changed = self.wanted.changed(), if !is_turned => {
+                    now_wanted = *self.wanted.borrow_and_update();
+                    if changed.is_err() || now_wanted == Wanted::Wait {
+                        return Ok(Read::Turned);
+                    }
+                    if now_wanted != wanted {
+                        successor.drop_it();
+                        deadline = Some(Instant::now() + LONGEST_LAST);
+                    }
+                }
+                () = sleep_until(deadline) => return Ok(Read::Left),
+                // What a stream has comes before it is given up.
                 read = stream.read(&mut buffer) => match read {
                     Ok(0) => return Ok(if is_turned { Read::Turned } else { Read::End }),
                     Ok(length) => {
                         successor.drop_it();
-                        intake.take(&buffer[..length]);
-                        if intake.batch.read >= MUCH {
+                        is_sure = true;
+                        if intake.take(&buffer[..length]) {
                             silence.look_soon();
                         }
                         if intake.batch.size >= BATCH {
@@ -227,19 +246,21 @@ impl Follower {
                 opened = successor.opened() => match opened {
                     Ok(stream) => {
                         self.next = Some((now_wanted, stream));
-                        return Ok(if is_turned { Read::Turned } else { Read::Silent });
+                        return Ok(if !is_sure { Read::Left } else if is_turned { Read::Turned } else { Read::Silent });
                     }
-                    Err(why) => return Ok(why.into()),
+                    // The first may live all the same; or neither, and then there may be a gap.
+                    Err(why) => {
+                        tracing::debug!(pod = self.pod, container = self.container, ?why, "no second stream; going on with the first");
+                        successor.drop_it();
+                        is_sure = false;
+                        silence.take(false);
+                    }
                 },
                 () = sleep_until(intake.batch.due) => self.write(&mut intake.batch).await?,
                 () = tokio::time::sleep(QUIET), if intake.resume.holds() => intake.give_up(),
-                () = tokio::time::sleep(limit), if may_be_given_up => successor.begin(&self.cluster, self.extent(now_wanted)),
-                changed = self.wanted.changed(), if !is_turned => {
-                    now_wanted = *self.wanted.borrow_and_update();
-                    if changed.is_err() || now_wanted == Wanted::Wait {
-                        return Ok(Read::Turned);
-                    }
-                    successor.drop_it();
+                () = tokio::time::sleep(limit), if may_be_given_up => {
+                    silence.looked();
+                    successor.begin(&self.cluster, self.extent(now_wanted));
                 }
             }
         }
@@ -290,6 +311,11 @@ impl Silence {
         self.soon = TIMES;
     }
 
+    /// One that is silent is not believed.
+    fn looked(&mut self) {
+        self.soon = self.soon.saturating_sub(1);
+    }
+
     /// A stream has ended, and brought something or nothing.
     fn take(&mut self, progress: bool) {
         self.usual = match (progress, self.soon) {
@@ -297,7 +323,6 @@ impl Silence {
             (false, 0) => (self.usual * 2).min(LONGEST_SILENCE),
             (false, _) => self.usual,
         };
-        self.soon = self.soon.saturating_sub(1);
     }
 }
 
@@ -306,13 +331,18 @@ struct Intake {
     decoder: Decoder,
     resume: Resume,
     batch: Batch,
+    /// How often so much came that the log may be rotated.
+    times_much: usize,
 }
 
 impl Intake {
-    fn take(&mut self, bytes: &[u8]) {
+    /// Takes bytes; tells each time when so much came that the log may be rotated.
+    fn take(&mut self, bytes: &[u8]) -> bool {
         for record in self.decoder.push(bytes) {
             self.batch.add(self.resume.admit(record), &mut self.resume);
         }
+        let much = self.batch.read / MUCH;
+        much > std::mem::replace(&mut self.times_much, much)
     }
 
     /// The mark does not come.

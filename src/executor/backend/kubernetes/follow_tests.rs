@@ -95,14 +95,14 @@ impl Desk {
         self.folder.path().join("output")
     }
 
-    /// Waits until the output ends so.
-    async fn until(&self, end: &str) {
+    /// Waits until the output has this.
+    async fn until(&self, part: &str) {
         let reached = async {
-            while !std::fs::read_to_string(self.output()).is_ok_and(|text| text.ends_with(end)) {
+            while !std::fs::read_to_string(self.output()).is_ok_and(|text| text.contains(part)) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), reached).await.expect("the end does not come");
+        tokio::time::timeout(Duration::from_secs(60), reached).await.expect("it does not come");
     }
 }
 
@@ -160,6 +160,47 @@ async fn what_a_stream_has_under_way_when_its_container_ends_is_not_lost_to_a_ro
     assert_eq!(std::fs::read_to_string(desk.output()).unwrap(), lines(0..30));
 }
 
+/// A cluster that has no second stream to give (it has too much to do) does not end the first.
+#[tokio::test]
+async fn a_stream_outlives_a_second_one_that_cannot_be_opened() {
+    let mut desk = Desk::new().await;
+    let first = desk.asked().await.open();
+    first.send(Ok(records(0..300))).unwrap();
+    desk.until(&lines(299..300)).await;
+    // No answer at all: the connection is closed.
+    drop(desk.asked().await.answer);
+    let again = desk.asked().await;
+    first.send(Ok(records(300..310))).unwrap();
+    desk.until(&lines(309..310)).await;
+    drop(again);
+    assert_eq!(std::fs::read_to_string(desk.output()).unwrap(), lines(0..310));
+}
+
+/// Where one process of a job failed, another may print on: it is not listened to for ever.
+#[tokio::test]
+async fn who_prints_on_is_not_listened_to_for_ever() {
+    let mut desk = Desk::new().await;
+    let first = desk.asked().await.open();
+    let printing = tokio::spawn(async move {
+        let mut tick = tokio::time::interval(Duration::from_millis(50));
+        for n in 0.. {
+            tick.tick().await;
+            if first.send(Ok(records(n..n + 1))).is_err() {
+                return n;
+            }
+        }
+        0
+    });
+    desk.until(&lines(9..10)).await;
+    desk.wanted.send(Wanted::Finish).unwrap();
+    let second = desk.asked().await;
+    assert!(!second.follow);
+    let printed = tokio::time::timeout(Duration::from_secs(60), printing).await.unwrap().unwrap();
+    drop(second.answer.send(Body::from(records(0..printed))));
+    assert!((&mut desk.whole).await.unwrap());
+    assert_eq!(std::fs::read_to_string(desk.output()).unwrap(), lines(0..printed));
+}
+
 /// A connection that broke tells nothing of what came before a rotation.
 #[tokio::test]
 async fn what_a_broken_stream_did_not_give_before_a_rotation_is_told() {
@@ -185,6 +226,7 @@ fn after_much_output_silence_is_not_believed_for_long() {
     for _ in 0..TIMES {
         assert_eq!(silence.limit(), SOON);
         silence.take(false);
+        silence.looked();
     }
     assert_eq!(silence.limit(), SILENCE * 2);
     silence.take(true);
