@@ -73,6 +73,7 @@ apptainer() {
     command -v newuidmap >/dev/null || missing+=(uidmap)
     command -v openssl >/dev/null || missing+=(openssl)
     command -v patchelf >/dev/null || missing+=(patchelf)
+    command -v newuidmap >/dev/null || missing+=(uidmap)
     [ -x /bin/busybox ] || missing+=(busybox-static)
     [ -e /usr/share/doc/libseccomp2 ] || missing+=(libseccomp2)
     [ -e /usr/share/doc/libsqlite3-0 ] || missing+=(libsqlite3-0)
@@ -157,8 +158,12 @@ containers() {
     command -v runc >/dev/null || missing+=(runc)
     command -v docker >/dev/null && command -v dockerd >/dev/null || missing+=(docker.io)
     command -v containerd >/dev/null || missing+=(containerd)
+    command -v newuidmap >/dev/null || missing+=(uidmap)
     [ -x /bin/busybox ] || missing+=(busybox-static)
     install_missing "${missing[@]}"
+    # Podman is tried without root, too: by a user with subordinate ids and nothing else.
+    id pollinator-tests >/dev/null 2>&1 || useradd --no-create-home --shell /usr/sbin/nologin pollinator-tests
+    grep -q '^pollinator-tests:' /etc/subuid
     podman --version
     dockerd --version
 }

@@ -28,18 +28,23 @@ use std::time::Instant;
 struct Yard {
     rig: Rig,
     engine: Engine,
+    /// For a registry that does not answer.
+    patience: Duration,
 }
 
 impl Yard {
     async fn new(engine: &Engine) -> Yard {
         let rig = Rig::new().await;
         rig.write("src", "x", "x");
-        Yard { rig, engine: engine.clone() }
+        Yard { rig, engine: engine.clone(), patience: PATIENCE }
     }
 
     fn start(&self) -> Running {
         let settings = self.engine.settings.clone();
-        self.rig.start_with(|options| options.backend = Backend::Container(Box::new(settings)))
+        self.rig.start_with(|options| {
+            options.backend = Backend::Container(Box::new(settings));
+            options.prepare_patience = self.patience;
+        })
     }
 
     async fn submit(&self, cmd: &str, args: &[&str]) -> String {
@@ -205,6 +210,17 @@ async fn limits_hold(engine: &Engine) {
     running.stop().await;
 }
 
+async fn what_is_not_held_is_said(engine: &Engine, cpu: bool, memory: bool) {
+    let yard = Yard::new(engine).await;
+    let running = yard.start();
+    let (process, log) = yard.rig.ended(&yard.submit("echo done", &[]).await).await;
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    let said = log.lines().find(|line| line.starts_with("pollinator: the job is not held to its ")).expect(&log);
+    assert_eq!((said.contains("CPUs (conditions.cpu)"), said.contains("memory (conditions.mem)")), (!cpu, !memory), "{said}");
+    assert!(!log.contains("podman: "), "podman has nothing to say of it: {log}");
+    running.stop().await;
+}
+
 /// Cancelled while it runs: one that ends when it is asked to, and one that does not listen.
 async fn a_cancelled_job_is_dead(engine: &Engine) {
     let yard = Yard::new(engine).await;
@@ -292,7 +308,9 @@ async fn podman_processes_have_ranks() {
 
 #[tokio::test]
 async fn podman_limits_hold() {
-    limits_hold(&cabin::podman()).await;
+    let engine = cabin::podman();
+    let (cpu, memory) = engine.is_held_to();
+    if cpu && memory { limits_hold(&engine).await } else { what_is_not_held_is_said(&engine, cpu, memory).await }
 }
 
 #[tokio::test]
@@ -308,6 +326,24 @@ async fn podman_the_walltime_ends_a_job() {
 #[tokio::test]
 async fn podman_killed_twice_nothing_is_lost_or_done_twice() {
     killed_twice_nothing_is_lost_or_done_twice(&cabin::podman()).await;
+}
+
+/// Podman of a user who has nothing but subordinate ids: root in a container is that user.
+#[test]
+fn the_same_without_root() {
+    let user = cabin::user::User::named("pollinator-tests");
+    let done = user.runs(&[
+        "podman_",
+        "jobs_are_kept_apart",
+        "killed_from_outside",
+        "--skip",
+        "docker",
+        "--skip",
+        "pulls::",
+        "--skip",
+        "walltime",
+    ]);
+    assert!(done.contains("test result: ok. 9 passed"), "{done}");
 }
 
 /// A daemon that lets containers live is away for a while: not knowing is no end.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // Each test program uses another part of it.
 
+pub mod user;
+
 use pollinator::executor::backend::container::Flavour;
 use pollinator::executor::backend::container::Settings;
 use std::path::Path;
@@ -25,6 +27,15 @@ const PROGRAMS: [&str; 24] = [
 /// Where the parts of others are.
 pub fn parts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(".test-parts")
+}
+
+/// Where podman keeps what it has. That of root is not for others.
+fn storage() -> PathBuf {
+    // SAFETY: gives a number of this process.
+    match unsafe { libc::geteuid() } {
+        0 => parts().join("podman"),
+        _ => Path::new(&std::env::var("HOME").unwrap()).join("podman"),
+    }
 }
 
 /// The root file system of the test image.
@@ -70,6 +81,14 @@ impl Engine {
         command
     }
 
+    /// Whether it can hold a container to its CPUs, and to its memory.
+    pub fn is_held_to(&self) -> (bool, bool) {
+        let known = self.call(&["info", "--format", "{{.Host.Security.Rootless}} {{.Host.CgroupControllers}}"]);
+        let words: Vec<&str> = known.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let has = |name: &str| words.contains(&"false") || words.contains(&name);
+        (has("cpu"), has("memory"))
+    }
+
     /// Names of containers that a label's value picks.
     pub fn containers(&self, process: &str) -> Vec<String> {
         let filter = format!("label=pollinator.process={process}");
@@ -92,7 +111,7 @@ pub fn podman() -> Engine {
         .get_or_init(|| {
             let program = PathBuf::from("/usr/bin/podman");
             assert!(program.exists(), "podman is missing: scripts/parts.sh containers");
-            let at = parts().join("podman");
+            let at = storage();
             std::fs::create_dir_all(&at).unwrap();
             let folder = |name: &str| at.join(name).to_str().unwrap().to_owned();
             let global = [

@@ -13,6 +13,7 @@ use super::registry::Registry;
 use pollinator::colonies::Process;
 use pollinator::colonies::ProcessState;
 use serde_json::json;
+use std::time::Duration;
 
 /// With an entry point that ends everything, a user whom files of the executor are closed to, and a variable.
 fn image(marker: &str) -> Image {
@@ -62,7 +63,8 @@ pub async fn images_are_fetched_when_they_have_changed(engine: &Engine) {
     let _fetched = Fetched(engine.clone(), vec![name.clone()]);
     let mut engine = engine.clone();
     engine.settings.insecure_registries = vec![registry.host()];
-    let yard = Yard::new(&engine).await;
+    let mut yard = Yard::new(&engine).await;
+    yard.patience = Duration::ZERO;
     // Layers that an earlier run left are not fetched.
     let marker = |which: &str| format!("{which} of {}", registry.host());
     let (one, two) = (marker("first"), marker("second"));
@@ -105,12 +107,30 @@ pub async fn images_that_cannot_be_had_are_explained(engine: &Engine) {
     let running = yard.start();
     let (process, log) = run(&yard, &format!("{host}/team/app:2"), false).await;
     assert!(process.errors[0].contains(&format!("{host} has no such image")), "{:?}\n{log}", process.errors);
-    registry.fail(Fault::Status(503));
-    let (process, _) = run(&yard, &format!("{host}/team/app:1"), false).await;
-    assert!(process.errors[0].contains("does not answer as it should"), "{:?}", process.errors);
     registry.fail(Fault::WrongBlobs);
     let (process, _) = run(&yard, &format!("{host}/team/app:1"), false).await;
     assert!(process.errors[0].contains("cannot be had"), "{:?}", process.errors);
+    running.stop().await;
+}
+
+/// A registry that is away for a while: the job waits for it and says so.
+pub async fn a_registry_that_is_away_is_waited_for(engine: &Engine) {
+    let registry = Registry::start(Access::Open);
+    registry.push("team/app", "1", &image("x"));
+    let name = format!("{}/team/app:1", registry.host());
+    let _fetched = Fetched(engine.clone(), vec![name.clone()]);
+    let mut insecure = engine.clone();
+    insecure.settings.insecure_registries = vec![registry.host()];
+    let yard = Yard::new(&insecure).await;
+    let running = yard.start();
+    registry.fail(Fault::Status(503));
+    let id = yard.submit_with("echo ran", &[], |spec| spec["kwargs"]["docker-image"] = json!(name)).await;
+    let says = |log: &str| log.contains("pollinator: waiting: ") && log.contains("does not answer as it should");
+    yard.rig.until(&id, "what it waits for", |_, log| says(log)).await;
+    registry.fail(Fault::None);
+    let (process, log) = yard.rig.ended(&id).await;
+    assert_eq!((process.state, process.retries), (ProcessState::Success, 0), "{:?}", process.errors);
+    assert!(log.ends_with("ran\n"), "{log}");
     running.stop().await;
 }
 
@@ -165,6 +185,11 @@ pub async fn an_image_without_a_shell_is_explained(engine: &Engine) {
 #[tokio::test]
 async fn podman_images_are_fetched_when_they_have_changed() {
     images_are_fetched_when_they_have_changed(&cabin::podman()).await;
+}
+
+#[tokio::test]
+async fn podman_waits_for_a_registry_that_is_away() {
+    a_registry_that_is_away_is_waited_for(&cabin::podman()).await;
 }
 
 #[tokio::test]

@@ -45,8 +45,13 @@ const INHERITED: [&str; 29] = [
 ];
 
 /// What an engine says when it, and not the thing asked for, is the trouble: asking again can help.
-const AWAY: [&str; 6] = [
+const AWAY: [&str; 10] = [
     "cannot connect to the docker daemon",
+    // Version 29 of its command line.
+    "failed to connect to the docker api",
+    "cannot connect to podman",
+    "resource temporarily unavailable",
+    "too many open files",
     "error during connect",
     "unable to connect to podman",
     "database is locked",

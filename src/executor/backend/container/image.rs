@@ -116,7 +116,8 @@ impl Images {
                 lines.push(format!("{reason}; the image that is here already is used"));
                 return Ok((found, lines));
             }
-            (Err((_, reason)), _) => return Err(refused(name, reason)),
+            (Err((Trouble::Away, reason)), _) => return Err(Failure::Unanswered { what: cannot_be_had(name), reason }),
+            (Err((Trouble::Refusal, reason)), _) => return Err(refused(name, reason)),
         }
         match self.find(name).await? {
             Some(found) => Ok((found, lines)),
@@ -220,7 +221,11 @@ impl Images {
 }
 
 fn refused(name: &str, reason: String) -> Failure {
-    Failure::Refused { what: format!("the image {name} cannot be had"), reason }
+    Failure::Refused { what: cannot_be_had(name), reason }
+}
+
+fn cannot_be_had(name: &str) -> String {
+    format!("the image {name} cannot be had")
 }
 
 /// `ID<tab>["NAME@DIGEST", …]`

@@ -14,6 +14,7 @@
 //! there whole, whatever became of the executor or the engine meanwhile. The engine is asked for all containers at once,
 //! and rarely: it only has to tell of those that ended without a status.
 
+mod abilities;
 mod census;
 mod cli;
 mod ending;
@@ -48,6 +49,7 @@ use super::say;
 use crate::executor::error::Error;
 use crate::executor::place::Inside;
 use crate::executor::spec::Work;
+use abilities::Abilities;
 use async_trait::async_trait;
 use census::Census;
 use census::State;
@@ -82,8 +84,7 @@ pub struct ContainerEngine {
     census: Census,
     images: Images,
     gpus: gpus::Gpus,
-    /// The user that outside is the executor's.
-    own_user: OnceCell<String>,
+    abilities: OnceCell<Abilities>,
 }
 
 impl ContainerEngine {
@@ -104,23 +105,10 @@ impl ContainerEngine {
             cli: cli.clone(),
             names: names.clone(),
             settings,
-            own_user: OnceCell::new(),
+            abilities: OnceCell::new(),
         };
         tokio::spawn(sweep::run(cli, names, around.jobs_dir.clone(), around.shutdown.clone()));
         Ok(engine)
-    }
-
-    async fn prepare_once(&self, task: &Task) -> Result<Vec<String>, Failure> {
-        let job = &task.job;
-        if job.nodes > 1 && !self.settings.several_nodes_here {
-            let reason = format!("{} nodes are asked for, and this executor is one machine", job.nodes);
-            return Err(Failure::Unsupported { field: "conditions.nodes".into(), reason });
-        }
-        let mut lines = self.images.prepare(task).await?;
-        if !job.gpu_name.is_empty() && job.gpu_count > 0 {
-            lines.push(format!("the GPU model {:?} is not looked for: the job gets those of this machine", job.gpu_name));
-        }
-        Ok(lines)
     }
 
     /// `--user`; none: the image's. Files of the file area are the executor's user's alone, so the job is that user, too:
@@ -129,20 +117,32 @@ impl ContainerEngine {
         match self.settings.user.as_deref() {
             Some("image") => Ok(None),
             Some(user) => Ok(Some(user.to_owned())),
-            None => self.own_user.get_or_try_init(|| self.ask_for_own_user()).await.map(|user| Some(user.clone())),
+            None if self.cli.flavour == Flavour::Podman || self.abilities().await?.rootless => Ok(Some("0:0".to_owned())),
+            None => {
+                // SAFETY: both only give numbers of this process.
+                let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
+                Ok(Some(format!("{user}:{group}")))
+            }
         }
     }
 
-    async fn ask_for_own_user(&self) -> Result<String, Failure> {
-        let inside = "0:0".to_owned();
-        if self.cli.flavour == Flavour::Podman {
-            return Ok(inside);
+    async fn abilities(&self) -> Result<Abilities, Failure> {
+        self.abilities.get_or_try_init(|| self.ask_for_abilities()).await.copied()
+    }
+
+    async fn ask_for_abilities(&self) -> Result<Abilities, Failure> {
+        let what = "cannot ask the engine what it can do here";
+        let words = cli::words(&["info", "--format", "{{json .}}"]);
+        let answer = self.cli.call(what, &words, LIMIT, true).await?;
+        let unanswered = |reason: String| Failure::Unanswered { what: what.into(), reason };
+        if !answer.success {
+            return Err(unanswered(answer.complaint()));
         }
-        let words = cli::words(&["info", "--format", "{{json .SecurityOptions}}"]);
-        let answer = self.cli.call("cannot ask the engine for its kind", &words, LIMIT, true).await?;
-        // SAFETY: both only give numbers of this process.
-        let (user, group) = unsafe { (libc::geteuid(), libc::getegid()) };
-        Ok(if answer.stdout.contains("name=rootless") { inside } else { format!("{user}:{group}") })
+        let info = serde_json::from_str(&answer.stdout).map_err(|e| unanswered(format!("{}: {e}", self.cli.name())))?;
+        Ok(match self.cli.flavour {
+            Flavour::Podman => Abilities::of_podman(&info),
+            Flavour::Docker => Abilities::of_docker(&info),
+        })
     }
 
     /// All that a container sees, and the files of its output.
@@ -167,7 +167,7 @@ impl ContainerEngine {
 
     async fn create(&self, task: &Task) -> Result<(), Failure> {
         let image = Images::id(task)?;
-        let user = self.user().await?;
+        let (user, abilities) = (self.user().await?, self.abilities().await?);
         let gpus = self.gpus.take(task)?;
         for rank in 0..task.job.processes() {
             let words = words::create(&Container {
@@ -179,6 +179,7 @@ impl ContainerEngine {
                 rank,
                 image: &image,
                 user: user.as_deref(),
+                abilities,
                 gpus: &gpus,
             });
             let answer = self.cli.call("cannot make the container", &words, LIMIT, false).await?;
@@ -260,7 +261,17 @@ impl Engine for ContainerEngine {
     }
 
     async fn prepare(&self, task: &Task) -> Result<Vec<String>, Failure> {
-        patiently(|| self.prepare_once(task)).await
+        let job = &task.job;
+        if job.nodes > 1 && !self.settings.several_nodes_here {
+            let reason = format!("{} nodes are asked for, and this executor is one machine", job.nodes);
+            return Err(Failure::Unsupported { field: "conditions.nodes".into(), reason });
+        }
+        let mut lines = self.images.prepare(task).await?;
+        if !job.gpu_name.is_empty() && job.gpu_count > 0 {
+            lines.push(format!("the GPU model {:?} is not looked for: the job gets those of this machine", job.gpu_name));
+        }
+        lines.extend(self.abilities().await?.lacks(job));
+        Ok(lines)
     }
 
     async fn start(&self, task: &Task) -> Result<Handle, Failure> {

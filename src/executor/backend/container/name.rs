@@ -46,7 +46,7 @@ pub(super) fn is_local(qualified: &str) -> bool {
 }
 
 /// Words for a registry that may answer later.
-const AWAY: [&str; 17] = [
+const AWAY: [&str; 19] = [
     "timeout",
     "timed out",
     "connection refused",
@@ -59,6 +59,8 @@ const AWAY: [&str; 17] = [
     "status code 5",
     "registry 5",
     "internal server error",
+    "deadline exceeded",
+    ": eof",
     "bad gateway",
     "service unavailable",
     "too many requests",
@@ -88,7 +90,7 @@ pub(super) fn advice(complaint: &str, name: &str, flavour: Flavour) -> (Trouble,
         Flavour::Podman => format!("add {registry} to the setting `insecure-registries` of the executor"),
         Flavour::Docker => format!("add {registry} to `insecure-registries` in the configuration of docker's daemon"),
     };
-    if says(&["http response to https client", "tls handshake"]) {
+    if says(&["http response to https client", "first record does not look like a tls handshake"]) {
         return (Trouble::Refusal, format!("{registry} does not speak HTTPS: if that is meant to be, {insecure}"));
     }
     if says(&["x509", "certificate"]) {
@@ -180,6 +182,12 @@ mod tests {
         let told_503 =
             told("pinging container registry x: invalid status code from registry 503 (Service Unavailable)", Flavour::Podman);
         assert_eq!(told_503.0, Trouble::Away);
+        for passing in
+            ["net/http: TLS handshake timeout", "Get \"https://reg.example/v2/\": context deadline exceeded", "copying: EOF"]
+        {
+            assert_eq!(told(passing, Flavour::Docker).0, Trouble::Away, "{passing}");
+        }
+        assert_eq!(told("tls: first record does not look like a TLS handshake", Flavour::Docker).0, Trouble::Refusal);
         assert_eq!(told("something else", Flavour::Podman), (Trouble::Refusal, String::new()));
     }
 

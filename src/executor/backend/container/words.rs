@@ -1,5 +1,6 @@
 //! What is asked of the engine, as words; nothing is done here.
 
+use super::abilities::Abilities;
 use super::lead;
 use super::settings::Flavour;
 use super::settings::Gpus;
@@ -78,13 +79,15 @@ pub(super) struct Container<'a> {
     pub(super) image: &'a str,
     /// `--user`; none: the image's.
     pub(super) user: Option<&'a str>,
+    /// What the engine can hold it to.
+    pub(super) abilities: Abilities,
     /// Its GPUs by name; none: those of the machine, where it asks for any.
     pub(super) gpus: &'a [String],
 }
 
 /// Makes a container without starting it.
 pub(super) fn create(container: &Container<'_>) -> Vec<OsString> {
-    let Container { settings, flavour, names, executor, task, rank, image, user, gpus } = *container;
+    let Container { settings, flavour, names, executor, task, rank, image, user, abilities, gpus } = *container;
     let job = &task.job;
     let mut words = Words::default();
     words.add(["create", "--name", &names.of(task, rank), "--pull", "never", "--stop-signal", "TERM"]);
@@ -110,7 +113,7 @@ pub(super) fn create(container: &Container<'_>) -> Vec<OsString> {
         }
         Flavour::Docker => words.add(["--log-driver", "json-file"]),
     }
-    limits(&mut words, settings, task);
+    limits(&mut words, settings, task, abilities);
     if job.gpu_count > 0 {
         give_gpus(&mut words, settings, flavour, job.gpu_count, gpus);
     }
@@ -137,17 +140,17 @@ fn own_limit(flavour: Flavour, task: &Task) -> u64 {
     }
 }
 
-fn limits(words: &mut Words, settings: &Settings, task: &Task) {
+fn limits(words: &mut Words, settings: &Settings, task: &Task, can: Abilities) {
     let job = &task.job;
-    if job.cpu_millis > 0 {
+    if can.cpu && job.cpu_millis > 0 {
         words.option("--cpus", format!("{}.{:03}", job.cpu_millis / 1000, job.cpu_millis % 1000));
     }
-    if job.mem_mib > 0 {
+    if can.memory && job.mem_mib > 0 {
         let mem = format!("{}m", job.mem_mib);
         // Equal: no swap beside it.
         words.add(["--memory", &mem, "--memory-swap", &mem]);
     }
-    if settings.pids_limit > 0 {
+    if can.processes && settings.pids_limit > 0 {
         words.option("--pids-limit", settings.pids_limit.to_string());
     }
     if let Some(size) = &settings.shm_size {
@@ -260,6 +263,7 @@ mod tests {
             rank,
             image: "sha256:1",
             user: Some("0:0"),
+            abilities: Abilities::ALL,
             gpus: &settings.gpu_devices,
         };
         let root = root.path().canonicalize().unwrap();
