@@ -22,6 +22,7 @@ pub mod journal;
 pub mod lock;
 pub mod net;
 pub mod open_files;
+pub mod panics;
 pub mod project;
 pub mod run;
 pub mod socket;

@@ -117,7 +117,7 @@ impl Work<'_> {
                 let (uploader, progress) = (&uploader, &progress);
                 async move {
                     let moved = progress(&job.path);
-                    let sent = uploader.upload(&job, &moved).await;
+                    let sent = Failed::caught(uploader.upload(&job, &moved)).await;
                     (job, sent)
                 }
             })
@@ -218,7 +218,7 @@ impl Work<'_> {
         let mut running = futures_util::stream::iter(entries)
             .map(|entry| async move {
                 let (label, name) = labels::place_of(&options.label, &entry.path);
-                let removed = remove_row(cfs, journal, options.policy, &label, &name).await;
+                let removed = Failed::caught(remove_row(cfs, journal, options.policy, &label, &name)).await;
                 (entry, removed)
             })
             .buffer_unordered(options.jobs.max(1));

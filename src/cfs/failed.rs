@@ -3,6 +3,7 @@
 use super::Error;
 use crate::colonies;
 use crate::journal;
+use crate::panics;
 use crate::store;
 
 /// Why one file did not arrive.
@@ -15,6 +16,12 @@ pub(super) enum Failed {
 }
 
 impl Failed {
+    /// What work on one file comes to: a panic in it is that file's matter, too.
+    pub(super) async fn caught<T>(work: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+        let done = panics::caught(work).await;
+        done.unwrap_or_else(|said| Err(Failed::File(format!("internal error: {said}"))))
+    }
+
     /// For a list of problems.
     pub(super) fn text(&self) -> String {
         match self {

@@ -76,7 +76,7 @@ impl Work<'_> {
                 let (desk, progress) = (&desk, &progress);
                 async move {
                     let moved = progress(&file.path);
-                    let fetched = download(desk, &file, expected, &moved).await;
+                    let fetched = Failed::caught(download(desk, &file, expected, &moved)).await;
                     (file, fetched)
                 }
             })

@@ -4,8 +4,10 @@
 //! they are looked at, but by one task for all jobs: a thousand running jobs cost a thousand `stat` calls a look and no
 //! timer, thread or query of their own.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -113,6 +115,10 @@ impl Growth {
 }
 
 fn sizes(paths: &[PathBuf]) -> Vec<Size> {
+    // To open a folder makes NFS ask its server whether there are new names in it (close-to-open): else files that were looked for
+    // before they came are not seen for a minute.
+    let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
+    folders.into_iter().for_each(|folder| drop(std::fs::File::open(folder)));
     paths.iter().map(|path| std::fs::metadata(path).ok().map(|m| (m.ino(), m.len()))).collect()
 }
 

@@ -17,6 +17,7 @@ pub mod logs;
 pub mod machine;
 pub mod mount;
 pub mod options;
+pub mod passing;
 pub mod place;
 pub mod quantity;
 pub mod settings;

@@ -12,6 +12,7 @@ use crate::executor::backend::slurm;
 use crate::executor::files::Keep;
 use crate::executor::files::ShareSnapshots;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Where jobs run.
 #[derive(Clone, Debug)]
@@ -106,6 +107,8 @@ pub struct Options {
     /// Seconds of one long poll for work, 5 to 10: a submission may wake another executor of the type than the named one,
     /// which then learns of it only when its own poll runs out.
     pub poll_seconds: u32,
+    /// How long a job waits for a registry or a container engine that does not answer before it begins.
+    pub prepare_patience: Duration,
     /// How snapshots share what is the same in them.
     pub share_snapshots: ShareSnapshots,
     /// How long snapshots stay.
@@ -136,6 +139,7 @@ impl Options {
             backend: Backend::default(),
             capacity: Capacity::default(),
             poll_seconds: 8,
+            prepare_patience: Duration::from_secs(900),
             share_snapshots: ShareSnapshots::default(),
             keep_snapshots: Keep::default(),
             tell_steps: false,

@@ -129,7 +129,9 @@ impl Error {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } | Error::Changed { .. } => true,
             Error::Refused { status, code, .. } => {
-                matches!(status, 408 | 429 | 500 | 502 | 503 | 504) || code == "RequestTimeout" || code == "SlowDown"
+                matches!(status, 408 | 429 | 500 | 502 | 503 | 504 | 507)
+                    // The last: a clock that is wrong until it is set.
+                    || ["RequestTimeout", "SlowDown", "RequestTimeTooSkewed"].contains(&code.as_str())
             }
             _ => false,
         }

@@ -17,10 +17,9 @@ use crate::agent::operations::Report;
 use crate::event::Event;
 use crate::event::Events;
 use crate::journal::runs::RunState;
+use crate::panics;
 use crate::run::Connection;
 use crate::watch::ProjectId;
-use futures_util::FutureExt;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::PoisonError;
 use tokio::sync::mpsc;
@@ -55,8 +54,7 @@ pub(super) fn begin(member: &mut Member, id: ProjectId, action: Action, links: &
     member.task = Some(tokio::spawn(async move {
         // A panic in an operation must not leave the project waiting for its end for ever.
         // No task of its own: that would go on when this one is aborted, for a project that was taken out.
-        let report = AssertUnwindSafe(operations::perform(order)).catch_unwind().await;
-        let report = report.unwrap_or_else(|panic| Report::broken(&said(panic.as_ref())));
+        let report = panics::caught(operations::perform(order)).await.unwrap_or_else(|said| Report::broken(&said));
         let _ = inbox.send(Message::Ended(id, Box::new(report)));
         // After the end was told: nobody waits for this.
         tokio::task::spawn_blocking(memory::give_back);
@@ -76,12 +74,6 @@ pub(super) fn write_down(root: &Path, event: &Event) {
         Event::FileRemoved { tree, path, local, .. } => tracing::debug!(%project, %tree, path, local, "removed"),
         _ => {}
     }
-}
-
-/// What a panic said.
-pub(super) fn said(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".into())
 }
 
 pub(super) fn answer_ask(member: &mut Member, ask: AskId, answer: Result<(), crate::agent::engine::Failure>) {

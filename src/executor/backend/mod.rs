@@ -18,6 +18,8 @@ use super::error::Error;
 use super::growth::Growth;
 use super::options::Backend;
 use super::spec::Job;
+use crate::executor::passing::is_full;
+use crate::executor::passing::is_passing;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde::Serialize;
@@ -74,7 +76,12 @@ pub enum Failure {
 impl Failure {
     /// Whether asking again later can help.
     pub fn is_temporary(&self) -> bool {
-        matches!(self, Failure::Unanswered { .. })
+        match self {
+            Failure::Unanswered { .. } => true,
+            // A full disk may be emptied.
+            Failure::Io { source, .. } => is_passing(source) || is_full(source),
+            Failure::Refused { .. } | Failure::Unsupported { .. } => false,
+        }
     }
 
     /// Names what was tried, and on what.

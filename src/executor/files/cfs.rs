@@ -6,7 +6,6 @@ use super::Places;
 use super::listing::Listings;
 use super::reclaim::Keep;
 use super::share::ShareSnapshots;
-use super::share::is_full;
 use super::shelf;
 use super::shelf::Shelf;
 use crate::blocking;
@@ -20,6 +19,8 @@ use crate::event::Events;
 use crate::event::Tree;
 use crate::executor::error::Error;
 use crate::executor::options::Options;
+use crate::executor::passing::is_full;
+use crate::executor::passing::is_passing;
 use crate::executor::place::Inside;
 use crate::executor::spec::DirSync;
 use crate::executor::spec::Job;
@@ -101,8 +102,8 @@ impl CfsFiles {
     ) -> Result<T, FilesError> {
         let here = self.clone();
         blocking::run(move || work(&here)).await.map_err(|error| {
-            let full = is_full(&error);
-            FilesError { what, reason: format!("{error}{}", self.advice(full)), temporary: false, full }
+            let (full, temporary) = (is_full(&error), is_passing(&error));
+            FilesError { what, reason: format!("{error}{}", self.advice(full)), temporary, full }
         })
     }
 
@@ -113,7 +114,15 @@ impl CfsFiles {
             cfs::Error::Local { source, .. } => is_full(source),
             _ => false,
         };
-        FilesError { what, reason: format!("{error}{}", self.advice(full)), temporary: error.is_temporary(), full }
+        let temporary = match error {
+            // Registered anew it is a member; an ingress that answers for a server that is away talks garbage.
+            cfs::Error::Colony(error) => {
+                error.is_temporary() || error.is_not_member() || (error.is_fault_of_the_server() && !error.is_not_found())
+            }
+            cfs::Error::Local { source, .. } => is_passing(source),
+            error => error.is_temporary(),
+        };
+        FilesError { what, reason: format!("{error}{}", self.advice(full)), temporary, full }
     }
 
     /// What a person can do where the disk is full.
@@ -211,7 +220,10 @@ impl CfsFiles {
         let sent = self.send(job, dir).await;
         let (path, unsent) = (dir.dir.clone(), sent.as_ref().map_or(true, |problems| !problems.is_empty()));
         let note = move |here: &CfsFiles| here.shelf.note_unsent(&path, unsent).map_err(io::Error::other);
-        self.on_disk(format!("folder {}", dir.dir), note).await?;
+        // What is sent is sent. Files of a folder that is not known to lack anything may go sooner.
+        if let Err(error) = self.on_disk(format!("folder {}", dir.dir), note).await {
+            tracing::error!(dir = %dir.dir, %error, "whether all of a folder was sent cannot be written down");
+        }
         sent
     }
 

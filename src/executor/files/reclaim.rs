@@ -5,6 +5,7 @@ use super::FilesError;
 use super::cfs::CfsFiles;
 use super::shelf;
 use crate::executor::place::Inside;
+use crate::panics;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
@@ -84,8 +85,10 @@ impl CfsFiles {
     /// Removes old snapshots until `shutdown`.
     pub async fn keep_tidy(self, shutdown: CancellationToken) {
         loop {
-            if let Err(error) = self.reclaim(0).await {
-                tracing::warn!(%error, "old snapshots are not removed");
+            match panics::caught(self.reclaim(0)).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, "old snapshots are not removed"),
+                Err(error) => tracing::error!(error, "removing old snapshots broke"),
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,

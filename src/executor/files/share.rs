@@ -8,6 +8,7 @@
 use super::shelf::Seal;
 use super::shelf::Shelf;
 use crate::cfs::RemoteFile;
+use crate::executor::passing::is_full;
 use crate::index::Folder;
 use crate::index::RelPath;
 use crate::index::Stat;
@@ -450,10 +451,6 @@ fn remove(path: &Path) -> io::Result<()> {
 /// Whether no file of this file system will do it.
 fn is_impossible(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL | libc::EXDEV | libc::ENOSYS))
-}
-
-pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 #[cfg(target_os = "linux")]

@@ -180,12 +180,18 @@ impl Attempt {
             Ok(lines) => lines,
             Err(e) => return self.decide(Fate::Failed, vec![format!("the files could not be brought in: {e}")]),
         };
-        for line in task.job.notices.iter().chain(&lines) {
-            if let Err(e) = say(&task.log(), line) {
-                return self.decide(Fate::Failed, vec![e.to_string()]);
+        self.tell_reader(task, &task.job.notices);
+        self.tell_reader(task, &lines);
+        self.advance(Stage::FilesIn)
+    }
+
+    /// Lines for the reader of the process log. No job fails for a line.
+    fn tell_reader(&self, task: &Task, lines: &[String]) {
+        for line in lines {
+            if let Err(error) = say(&task.log(), line) {
+                tracing::warn!(process = task.job.process_id, %error, line, "the reader of the log is not told");
             }
         }
-        self.advance(Stage::FilesIn)
     }
 
     async fn start(&mut self, task: &Task) -> Result<Go, Error> {
@@ -195,10 +201,15 @@ impl Attempt {
             lost = self.guard.lost() => { let lost = lost?; return self.give_up(lost) }
             () = host.shutdown.cancelled() => return Ok(Go::Leave),
         };
-        let said = prepared.and_then(|lines| lines.iter().try_for_each(|line| say(&task.log(), line)));
-        if let Err(e) = said {
-            return self.decide(Fate::Failed, vec![e.to_string()]);
+        match prepared {
+            Ok(lines) => self.tell_reader(task, &lines),
+            Err(e) if e.is_temporary() && !self.delay.is_longer_than(host.prepare_patience) => {
+                // It was tried several times already.
+                return self.rest(task, &e, 1).await;
+            }
+            Err(e) => return self.decide(Fate::Failed, vec![e.to_string()]),
         }
+        self.delay = Delay::default();
         self.advance(Stage::Starting)?;
         self.start_now(task).await
     }
@@ -209,20 +220,20 @@ impl Attempt {
             // It may have started all the same: looked for before it is started again.
             Err(e) if e.is_temporary() => {
                 self.delay.reason = e.to_string();
-                self.rest(task, &e).await
+                self.rest(task, &e, TELL_DELAY).await
             }
             Err(e) => self.decide(Fate::Failed, vec![format!("the job could not be started: {e}")]),
         }
     }
 
     /// A pause, longer each time, before a backend is asked again that did not answer, or would not take the job now. Who waits
-    /// for the job hears why.
-    async fn rest(&mut self, task: &Task, error: &Failure) -> Result<Go, Error> {
+    /// for the job hears why, the `tell_at`th time.
+    async fn rest(&mut self, task: &Task, error: &Failure, tell_at: u32) -> Result<Go, Error> {
         let (pause, times) = self.delay.next();
         tracing::warn!(process = self.entry.process.processid, %error, ?pause, "the backend does not answer; asking again");
         let (host, teller) = (self.host.clone(), self.teller(task));
         let waiting = async {
-            if times == TELL_DELAY {
+            if times == tell_at {
                 teller.hold_up(&error.to_string()).await;
             }
             tokio::time::sleep(pause).await;
@@ -275,7 +286,7 @@ impl Attempt {
                 None => self.start_now(task).await,
             },
             // Not knowing is no end.
-            Err(e) => self.rest(task, &e).await,
+            Err(e) => self.rest(task, &e, TELL_DELAY).await,
         }
     }
 
@@ -381,9 +392,12 @@ impl Attempt {
         };
         if let Some(error) = refused {
             tracing::info!(process = id, %error, "the server does not want the verdict");
-            tokio::select! {
-                () = self.refused(&error) => {}
+            let again = tokio::select! {
+                again = self.refused(&error) => again?,
                 () = host.shutdown.cancelled() => return Ok(Go::Leave),
+            };
+            if again {
+                return Ok(Go::On);
             }
         }
         host.journal.closed(self.entry.job_id, now_ms())?;
@@ -401,8 +415,9 @@ impl Attempt {
     }
 
     /// A verdict was refused for good: it was closed by an answer that we lost, or it is not ours any more; or the server cannot
-    /// bear this verdict, and takes a plainer one.
-    async fn refused(&mut self, error: &crate::colonies::Error) {
+    /// bear this verdict, and takes a plainer one. Or it went back to waiting while we could not be heard: gives whether it came back,
+    /// so that the verdict is told again.
+    async fn refused(&mut self, error: &crate::colonies::Error) -> Result<bool, Error> {
         let (host, id) = (self.host.clone(), self.entry.process.processid.clone());
         match until_answered("getprocess", || host.client.process(&id)).await {
             Ok(now) if now.state.is_final() => {}
@@ -412,9 +427,14 @@ impl Attempt {
                     tracing::error!(process = id, %error, "the server takes no verdict");
                 }
             }
+            Ok(now) if now.state == ProcessState::Waiting && now.retries == self.entry.process.retries => {
+                let Some(lost) = self.guard.regained().await? else { return Ok(true) };
+                self.note_lost(lost);
+            }
             Ok(_) => self.note_lost(Lost::TakenAway),
             Err(error) => tracing::info!(process = id, %error, "what became of it is not known"),
         }
+        Ok(false)
     }
 
     /// The verdict came too late: where another attempt has the process, its files are not ours to remove.

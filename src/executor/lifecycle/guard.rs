@@ -2,6 +2,7 @@
 
 use super::Host;
 use super::inbox::Inbox;
+use super::room::Lent;
 use crate::colonies::Process;
 use crate::colonies::ProcessState;
 use crate::colonies::subscribe;
@@ -9,6 +10,7 @@ use crate::colonies::subscribe::Change;
 use crate::executor::error::Error;
 use crate::executor::journal;
 use crate::executor::journal::Entry;
+use crate::executor::spec::Job;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -37,7 +39,14 @@ pub struct Guard {
     attempt: i64,
     watch: mpsc::Receiver<Result<Change, crate::colonies::Error>>,
     inbox: Arc<Inbox>,
-    orphan_until: Option<Instant>,
+    orphaned: Option<Orphaned>,
+}
+
+/// The process went back to waiting.
+struct Orphaned {
+    until: Instant,
+    /// A full executor would never get it back.
+    _lent: Lent,
 }
 
 /// What one piece of news means.
@@ -51,15 +60,7 @@ impl Guard {
     /// Begins to watch. `inbox` brings assignments of the same process to us.
     pub fn new(host: Arc<Host>, entry: &Entry, inbox: Arc<Inbox>) -> Guard {
         let watch = subscribe::watch(&host.client, &entry.process.processid);
-        Guard {
-            host,
-            job_id: entry.job_id,
-            process: entry.process.clone(),
-            attempt: entry.attempt,
-            watch,
-            inbox,
-            orphan_until: None,
-        }
+        Guard { host, job_id: entry.job_id, process: entry.process.clone(), attempt: entry.attempt, watch, inbox, orphaned: None }
     }
 
     /// Asks anew at once: something was refused that would not be refused if all were well.
@@ -72,31 +73,60 @@ impl Guard {
     /// # Errors
     /// Those of the journal.
     pub async fn lost(&mut self) -> Result<Lost, Error> {
+        let lost = self.keep_watch(false).await;
+        self.orphaned = None;
+        lost.map(|lost| lost.unwrap_or(Lost::TakenAway))
+    }
+
+    /// Waits until the process is ours again, or surely is not; tells why.
+    ///
+    /// # Errors
+    /// Those of the journal.
+    pub async fn regained(&mut self) -> Result<Option<Lost>, Error> {
+        self.look_again();
+        let lost = self.keep_watch(true).await;
+        self.orphaned = None;
+        lost
+    }
+
+    fn orphan(&mut self) {
+        if self.orphaned.is_none() {
+            let job = Job::read(&self.process, self.host.engine.needs_image()).ok();
+            let _lent = self.host.room.lend(job.as_ref());
+            self.orphaned = Some(Orphaned { until: Instant::now() + PATIENCE, _lent });
+        }
+    }
+
+    /// Until the process is not ours; or, `until_ours`, until it is: then there is no loss.
+    async fn keep_watch(&mut self, until_ours: bool) -> Result<Option<Lost>, Error> {
         loop {
-            let patience = self.orphan_until;
+            let patience = self.orphaned.as_ref().map(|orphaned| orphaned.until);
             tokio::select! {
                 change = self.watch.recv() => match change {
                     Some(Ok(Change::Process(now))) => match self.judge(&now) {
-                        News::Ours => self.orphan_until = None,
-                        News::Orphan => { self.orphan_until.get_or_insert_with(|| Instant::now() + PATIENCE); }
-                        News::Lost(lost) => return Ok(lost),
+                        News::Ours if until_ours => return Ok(None),
+                        News::Ours => self.orphaned = None,
+                        News::Orphan => self.orphan(),
+                        News::Lost(lost) => return Ok(Some(lost)),
                     },
                     Some(Ok(Change::Offline(_) | Change::Online)) => {}
-                    Some(Err(e)) if e.is_not_found() => return Ok(Lost::TakenAway),
+                    Some(Err(e)) if e.is_not_found() => return Ok(Some(Lost::TakenAway)),
                     Some(Err(e)) => {
                         if e.is_not_member() {
                             // What we ran waits again. Either we are soon a member and get it back, or never.
-                            self.orphan_until.get_or_insert_with(|| Instant::now() + PATIENCE);
+                            self.orphan();
                         }
                         tracing::debug!(process = self.process.processid, error = %e, "the watch of a process broke");
                         self.rest().await;
                     }
                     None => self.rest().await,
                 },
-                () = self.inbox.filled() => if let Some(lost) = self.take_up()? {
-                    return Ok(lost);
+                () = self.inbox.filled() => match self.take_up()? {
+                    Some(lost) => return Ok(Some(lost)),
+                    None if until_ours => return Ok(None),
+                    None => {}
                 },
-                () = until(patience) => return Ok(Lost::TakenAway),
+                () = until(patience) => return Ok(Some(Lost::TakenAway)),
             }
         }
     }
@@ -112,7 +142,7 @@ impl Guard {
             tracing::info!(process = again.processid, "a running job's process came back: going on with it");
             self.attempt = attempt;
             self.process = again;
-            self.orphan_until = None;
+            self.orphaned = None;
             self.look_again();
         }
         Ok(None)

@@ -72,6 +72,7 @@ pub(super) struct Host {
     described: Described,
     capacity: Capacity,
     poll_seconds: u32,
+    prepare_patience: Duration,
     client: Client,
     owner: Option<Client>,
     journal: Journal,
@@ -157,7 +158,8 @@ impl Host {
             // What they did is in the journal.
             tracing::warn!("not everything ended in time; the next start goes on with it");
             self.left.cancel();
-            self.tasks.wait().await;
+            // Not for ever: one may be waiting for a disk that does not answer.
+            _ = tokio::time::timeout(FAREWELL, self.tasks.wait()).await;
         }
         Ok(())
     }
@@ -215,6 +217,7 @@ impl Host {
             described: options.described,
             capacity: options.capacity,
             poll_seconds: options.poll_seconds.max(1),
+            prepare_patience: options.prepare_patience,
             client,
             engine,
             growth,

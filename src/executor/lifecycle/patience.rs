@@ -30,6 +30,11 @@ impl Delay {
         ((BACKEND_PAUSE * 2u32.saturating_pow(self.times.saturating_sub(1).min(10))).min(LONGEST_DELAY), self.times)
     }
 
+    /// Whether it has taken so long.
+    pub(super) fn is_longer_than(&self, patience: Duration) -> bool {
+        self.since.is_some_and(|since| since.elapsed() >= patience) || patience.is_zero()
+    }
+
     /// Why, where it has taken too long.
     pub(super) fn over(&self) -> Option<String> {
         self.since.is_some_and(|since| since.elapsed() > START_PATIENCE).then(|| self.reason.clone())

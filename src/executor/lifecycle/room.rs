@@ -62,6 +62,17 @@ impl Sum {
     }
 }
 
+impl Sum {
+    fn without(self, other: Sum) -> Sum {
+        Sum {
+            slots: self.slots.saturating_sub(other.slots),
+            cpu: self.cpu.saturating_sub(other.cpu),
+            mem: self.mem.saturating_sub(other.mem),
+            gpus: self.gpus.saturating_sub(other.gpus),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Sums {
     /// Assigned to us, started or not.
@@ -70,6 +81,8 @@ struct Sums {
     ready: Sum,
     /// The same for each project.
     projects: BTreeMap<String, Project>,
+    /// Of jobs whose processes went back to waiting: offered, so that they may come back.
+    lent: Sum,
     /// Nothing more may be assigned.
     draining: bool,
     /// And no earlier offer is open any more.
@@ -127,7 +140,8 @@ impl Room {
 
     /// What is free.
     pub fn offer(&self) -> Offer {
-        let Sums { held, draining, .. } = *self.lock();
+        let Sums { held, lent, draining, .. } = *self.lock();
+        let held = held.without(lent);
         let full = draining || held.slots >= self.capacity.slots;
         if full {
             // The poll must go on, for it is the only sign of life. Nothing fits below nothing, not even a process that
@@ -150,6 +164,14 @@ impl Room {
         drop(sums);
         self.news.send_replace(());
         Ticket { room: self.clone(), need, project, is_ready: false }
+    }
+
+    /// Offers what a job takes, since its process went back to waiting and is to come back; until this is dropped. What comes in
+    /// its place waits, see [`Ticket::ready`].
+    pub fn lend(self: &Arc<Room>, job: Option<&Job>) -> Lent {
+        let need = Need::of(job, &self.capacity);
+        self.lock().lent.add(need);
+        Lent { room: self.clone(), need }
     }
 
     /// Hears of every change from now on.
@@ -216,6 +238,19 @@ impl Room {
         let mut released = Box::pin(self.changed.notified());
         released.as_mut().enable();
         released
+    }
+}
+
+/// A reservation that is offered all the same; on drop no more.
+#[derive(Debug)]
+pub struct Lent {
+    room: Arc<Room>,
+    need: Need,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.room.lock().lent.remove(self.need);
     }
 }
 

@@ -14,6 +14,7 @@ use crate::executor::backend::Task;
 use crate::executor::journal::Entry;
 use crate::executor::journal::Stage;
 use crate::executor::spec::Job;
+use crate::panics;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -31,12 +32,11 @@ impl Host {
         // Also while an attempt pauses, its job may be at work in its folders.
         let job = Job::read(&entry.process, self.engine.needs_image()).ok();
         let _using = job.map(|job| self.places.enter(&job, entry.stage >= Stage::FilesIn));
-        let mut stands = (entry.stage, Instant::now());
+        let mut entry = entry;
+        let mut stands: Option<(Stage, Instant)> = None;
         let reason = loop {
-            let (host, copy, inbox, ticket) = (self.clone(), self.reread(&entry), inbox.clone(), ticket.clone());
-            if copy.stage != stands.0 {
-                stands = (copy.stage, Instant::now());
-            }
+            let (host, copy, inbox, ticket) = (self.clone(), entry.clone(), inbox.clone(), ticket.clone());
+            let began = Instant::now();
             let living = async move {
                 tokio::select! {
                     biased;
@@ -44,10 +44,16 @@ impl Host {
                     lived = host.live_through(copy, inbox, ticket) => lived,
                 }
             };
-            match tokio::spawn(living).await {
+            let ended = tokio::spawn(living).await;
+            entry = self.reread(&entry);
+            // Counted from the first failure in a row: the attempt may have lived for days before it.
+            let since = stands.filter(|(stage, _)| *stage == entry.stage && began.elapsed() < JOURNAL_PAUSE * 3);
+            let since = since.map_or_else(Instant::now, |(_, since)| since);
+            stands = Some((entry.stage, since));
+            match ended {
                 Ok(Ok(())) => return,
                 // The journal or a folder cannot be written (a full disk?): the job itself may be fine.
-                Ok(Err(error)) if stands.1.elapsed() < JOURNAL_PATIENCE => {
+                Ok(Err(error)) if since.elapsed() < JOURNAL_PATIENCE => {
                     tracing::error!(process = entry.process.processid, %error, "an attempt stands still; going on soon");
                     tokio::select! { () = self.shutdown.cancelled() => return, () = tokio::time::sleep(JOURNAL_PAUSE) => {} }
                 }
@@ -73,6 +79,10 @@ impl Host {
         let id = &entry.process.processid;
         tracing::error!(process = id, reason, "an attempt broke");
         let now = self.reread(entry);
+        // Told already, and its files are being removed: what is not there any more is no result.
+        if now.stage == Stage::Closed {
+            return;
+        }
         let mut errors = vec![reason];
         if let Ok(job) = Job::read(&entry.process, false)
             && now.stage >= Stage::Starting
@@ -83,9 +93,10 @@ impl Host {
                 tracing::error!(process = id, %error, "its job cannot be ended");
                 errors.push(format!("its job may go on: {error}"));
             }
-            match self.files.send_back(&task.job).await {
-                Ok(problems) => errors.extend(problems),
-                Err(error) => errors.push(error.to_string()),
+            match panics::caught(self.files.send_back(&task.job)).await {
+                Ok(Ok(problems)) => errors.extend(problems),
+                Ok(Err(error)) => errors.push(error.to_string()),
+                Err(said) => errors.push(format!("the results could not be sent back: internal error: {said}")),
             }
         }
         if let Err(error) = until_heard("closefailed", |faults| self.client.close_failed(id, plainer(&errors, faults))).await {

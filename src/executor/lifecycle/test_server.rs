@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) fault: BTreeMap<String, u32>,
     /// The next verdict comes just after the server took the process away.
     pub(super) too_late: bool,
+    /// The process of the next verdict has gone back to waiting, since its executor was silent.
+    pub(super) forgets: bool,
     /// So many calls of a type are refused with 400.
     pub(super) refuse: BTreeMap<String, u32>,
 }
@@ -210,6 +212,10 @@ fn on_process(state: &mut State, signer: &str, call: &str, p: &Value) -> Answer 
     if call.starts_with("close") && std::mem::take(&mut state.too_late) {
         process.state = ProcessState::Waiting;
         process.retries += 1;
+    }
+    if call.starts_with("close") && std::mem::take(&mut state.forgets) {
+        process.state = ProcessState::Waiting;
+        process.assignedexecutorid.clear();
     }
     let held = process.state == ProcessState::Running && process.assignedexecutorid == signer;
     let log = state.logs.entry(id).or_default();

@@ -302,7 +302,32 @@ async fn a_full_executor_polls_on_and_takes_no_more() {
 /// The executor was silent for too long: it is no member any more, and its process waits.
 #[tokio::test]
 async fn forgotten_by_the_server_it_registers_again_and_goes_on_with_its_job() {
-    let rig = Rig::new();
+    forgotten_it_goes_on(Capacity::default()).await;
+}
+
+/// What its own jobs take is offered as long as their processes wait.
+#[tokio::test]
+async fn forgotten_while_it_is_full_it_goes_on_with_its_job() {
+    forgotten_it_goes_on(Capacity { slots: 1, ..Capacity::default() }).await;
+}
+
+/// The verdict of a job that ended meanwhile is told when its process is back.
+#[tokio::test]
+async fn a_job_that_ended_while_its_executor_was_forgotten_is_not_run_again() {
+    let mut rig = Rig::new();
+    rig.capacity = Capacity { slots: 1, ..Capacity::default() };
+    let life = rig.start();
+    let count = rig.folder.path().join("count");
+    rig.server.state.lock().unwrap().forgets = true;
+    rig.server.submit("a", spec(&format!("echo x >> {}", count.display())));
+    rig.server.until("told twice", |s| s.calls.get("closesuccessfulmsg") == Some(&2)).await;
+    rig.server.until_state("a", ProcessState::Success).await;
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n", "run once");
+    life.stop().await;
+}
+
+async fn forgotten_it_goes_on(capacity: Capacity) {
+    let rig = Rig { capacity, ..Rig::new() };
     let life = rig.start();
     let count = rig.folder.path().join("count");
     let (wait, open) = rig.gate("go");

@@ -27,6 +27,7 @@ pub(super) struct File {
     pub(super) fs_dir: Option<PathBuf>,
     pub(super) jobs_dir: Option<PathBuf>,
     pub(super) poll_seconds: Option<u32>,
+    pub(super) prepare_patience: Option<u64>,
     pub(super) tell_steps: bool,
     /// Read by [`config`].
     pub(super) colony: Table,

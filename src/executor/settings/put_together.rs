@@ -29,6 +29,7 @@ use crate::executor::options::Options;
 use crate::executor::quantity;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 use toml::Table;
 use toml::Value;
 
@@ -213,6 +214,9 @@ pub fn load(sources: &Sources, asked: &Asked) -> Result<Loaded, Error> {
     }
     if let Some(seconds) = file.poll_seconds {
         options.poll_seconds = seconds.clamp(1, 60);
+    }
+    if let Some(seconds) = file.prepare_patience {
+        options.prepare_patience = Duration::from_secs(seconds);
     }
     (options.backend, options.capacity, options.described) = (backend, capacity, described);
     (options.share_snapshots, options.keep_snapshots) = (file.files.share_snapshots, file.files.keep());

@@ -40,6 +40,7 @@ impl Shown {
         row("limits.mem", or_none(capacity.mem_mib.map(|n| format!("{n}Mi"))));
         row("limits.gpus", or_none(capacity.gpus.map(|n| n.to_string())));
         row("poll-seconds", Some(options.poll_seconds.to_string()));
+        row("prepare-patience", Some(options.prepare_patience.as_secs().to_string()));
         let told: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
         let sections = sections(&options.backend);
         leaves(table, &mut |name, value| {

@@ -128,8 +128,14 @@ fn problem(pod: &PodView) -> Option<Problem> {
 fn ending(view: &View, pods: &BTreeMap<u32, &PodView>, asked: &Asked<'_>) -> Option<Ending> {
     let stopped = |reason: String| Some(Ending::Stopped { reason });
     // Kubernetes ended it.
-    if let Some(reason) = pods.values().filter(|p| p.phase == Phase::Failed).find_map(|p| p.reason.clone()) {
-        return stopped(told(&reason, asked));
+    let by_kubernetes = |(index, pod): (&u32, &&PodView)| {
+        let reason = pod.reason.as_ref().filter(|_| pod.phase == Phase::Failed)?;
+        let mut ranks = index * asked.per_node..(index + 1) * asked.per_node;
+        let had_ended_well = is_refusal(reason) && ranks.all(|rank| (asked.statuses)(rank) == Some(0));
+        (!had_ended_well).then(|| told(reason, asked))
+    };
+    if let Some(reason) = pods.iter().find_map(by_kubernetes) {
+        return stopped(reason);
     }
     if let Some(ending) = failure(pods, asked) {
         return Some(ending);
@@ -219,6 +225,12 @@ fn lost_pod(pod: &PodView) -> String {
 }
 
 /// Kubernetes' words for the end of a pod, so that they can be understood.
+/// Whether that is what a kubelet says of pods that it does not let in. When it was started anew it may say so of one that had ended
+/// well before (kubernetes/kubernetes#117955): what the pod left on the volume is the truth then.
+fn is_refusal(reason: &str) -> bool {
+    ["OutOf", "UnexpectedAdmissionError", "NodeAffinity"].iter().any(|word| reason.starts_with(word))
+}
+
 fn told(reason: &str, asked: &Asked<'_>) -> String {
     if reason.starts_with("DeadlineExceeded") {
         return format!("TIMEOUT: the walltime of {} s is over (DeadlineExceeded)", asked.walltime);

@@ -176,3 +176,16 @@ fn a_job_that_failed_without_a_trace() {
     assert_eq!(stopped(&judged(&view, 1, 1, &[])), "BackoffLimitExceeded: too many");
     assert_eq!(judged(&view, 1, 1, &[(0, 0)]).ending, exited(0, None));
 }
+
+#[test]
+fn a_pod_that_had_ended_well_is_not_refused_afterwards() {
+    let refused = json!({ "phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu" });
+    let view = view(vec![pod("p", 0, refused)]);
+    assert_eq!(judged(&view, 1, 1, &[(0, 0)]).ending, exited(0, None));
+    assert!(stopped(&judged(&view, 1, 1, &[(0, 1)])).starts_with("OutOfcpu: "));
+    assert!(stopped(&judged(&view, 1, 1, &[])).starts_with("OutOfcpu: "));
+    // One that was ended for its time, and left politely, was not done.
+    let late = json!({ "phase": "Failed", "reason": "DeadlineExceeded" });
+    let view = View { pods: [pod("p", 0, late)].into(), ..view };
+    assert!(stopped(&judged(&view, 1, 1, &[(0, 0)])).starts_with("TIMEOUT: "));
+}

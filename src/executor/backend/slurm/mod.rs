@@ -62,8 +62,9 @@ const ASKED: &str = "asked";
 const REASON: &str = "reason";
 /// The attribute that names the job at Slurm.
 const JOB_ID: &str = "SLURM-JOBID";
-/// How long a status may take from a node to here, through a network file system, after Slurm said that the job ended.
-const LAG: Duration = Duration::from_secs(10);
+/// How long a status may take from a node to here, through a network file system, after Slurm said that the job ended: NFS believes
+/// for up to a minute (`acdirmax` of nfs(5)) that a file is not there which it has looked for.
+const LAG: Duration = Duration::from_secs(90);
 /// How long Slurm may take to say that a job is over of which a process has failed.
 const VERDICT: Duration = Duration::from_secs(60);
 /// How long a job may take, besides its grace, until Slurm says that it is over after `scancel`: more than the usual

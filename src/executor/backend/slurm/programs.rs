@@ -16,7 +16,7 @@ const INHERITED: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG"
 /// Where PATH is not set at all.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 /// What Slurm says where it does not know, in lower case: asking again can help.
-const PASSING: [&str; 14] = [
+const PASSING: [&str; 19] = [
     "unable to contact slurm controller",
     "socket timed out",
     "connection refused",
@@ -31,6 +31,12 @@ const PASSING: [&str; 14] = [
     "job submit limit",
     "configured maxjobcount",
     "slurm_persist_conn_open",
+    // Maintenance, the controller's disk, a restart of munged or its clock.
+    "required partition not available",
+    "i/o error writing script/environment to file",
+    "protocol authentication error",
+    "munge encode failed",
+    "munge decode failed",
 ];
 
 /// The programs.
