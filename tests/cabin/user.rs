@@ -52,12 +52,16 @@ impl User {
 }
 
 impl Drop for User {
-    /// Podman keeps a process for the user's namespace.
+    /// Podman keeps a process for the user's namespace, wherever it writes down which.
     fn drop(&mut self) {
-        let pid = std::fs::read_to_string(self.runtime().join("tmp/pause.pid"));
-        if let Some(pid) = pid.ok().and_then(|pid| pid.trim().parse().ok()) {
-            // SAFETY: a signal to a process of podman's.
-            unsafe { libc::kill(pid, libc::SIGKILL) };
+        let home = format!("HOME={}", self.home.path().display());
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let variables = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+            if variables.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes()) {
+                // SAFETY: a signal to a process that was started for this home.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
         }
     }
 }

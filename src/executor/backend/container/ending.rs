@@ -72,6 +72,10 @@ pub(super) async fn ask(cli: &Cli, task: &Task, rank: u32, name: &str) -> Result
 /// What the engine's words mean.
 fn told(task: &Task, rank: u32, status: Option<i32>, oom: bool, words: &str) -> Ending {
     let several = task.job.processes() > 1;
+    // It ends with the command's status, also where the disk is too full to write that down.
+    if status == Some(0) && !several && payload::folder(&task.folder).join("init-done.0").exists() {
+        return Ending::Exited { status: 0, rank: None, in_init: false, because: None };
+    }
     let because = match words.trim() {
         "" => String::new(),
         words => format!(": {words}"),
@@ -184,6 +188,16 @@ mod tests {
         assert!(matches!(told(&two, 0, Some(-1), false, ""), Ending::Stopped { .. }));
         let Ending::Vanished { reason } = told(&two, 0, Some(2), false, " cannot open ") else { panic!() };
         assert!(reason.ends_with("exit status 2 by itself: cannot open"), "{reason}");
+    }
+
+    /// The disk was too full for the status, say.
+    #[test]
+    fn an_end_that_could_not_be_written_down_is_the_engines() {
+        let (_root, one) = of(1);
+        assert!(matches!(told(&one, 0, Some(0), false, ""), Ending::Vanished { .. }), "it never began");
+        put(&one, "init-done.0", "");
+        assert_eq!(told(&one, 0, Some(0), false, ""), Ending::Exited { status: 0, rank: None, in_init: false, because: None });
+        assert!(matches!(told(&one, 0, Some(137), false, ""), Ending::Vanished { .. }));
     }
 
     #[test]

@@ -3,10 +3,14 @@
 use crate::executor::backend::Handle;
 use serde::Deserialize;
 use serde::Serialize;
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+/// The start of a leader that could not be seen when it was started.
+const UNKNOWN: &str = "?";
 /// How often processes are looked at where the system cannot tell of their end.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long killed processes may take to be gone (one in uninterruptible I/O takes as long as it takes).
@@ -23,7 +27,11 @@ pub(super) struct Session {
 impl Session {
     /// The session of a leader that is alive now.
     pub(super) fn of(pid: i32) -> Session {
-        Session { pid, started: start_time(pid).unwrap_or_default(), boot: boot_id() }
+        let started = match start_time(pid) {
+            Ok(started) => started.unwrap_or_default(),
+            Err(_) => UNKNOWN.to_owned(),
+        };
+        Session { pid, started, boot: boot_id().unwrap_or_default() }
     }
 
     /// The session that nobody leads.
@@ -47,9 +55,22 @@ impl Session {
         }
     }
 
-    /// Whether the leader still runs.
+    /// Whether the leader still runs. Not knowing is no death.
     pub(super) fn leader_is_alive(&self) -> bool {
-        self.pid > 1 && !self.started.is_empty() && self.boot == boot_id() && start_time(self.pid).as_ref() == Some(&self.started)
+        if self.pid <= 1 || self.started.is_empty() {
+            return false;
+        }
+        match (boot_id(), start_time(self.pid)) {
+            (Ok(boot), Ok(started)) => self.boot == boot && started.is_some_and(|started| self.began_at(&started)),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(pid = self.pid, %error, "it cannot be seen whether a job lives");
+                true
+            }
+        }
+    }
+
+    fn began_at(&self, started: &str) -> bool {
+        self.started == UNKNOWN || self.started == started
     }
 
     /// Waits until the leader has ended.
@@ -70,12 +91,12 @@ impl Session {
     }
 
     /// Processes of the session that are alive. None where the leader's number belongs to a stranger by now.
-    fn members(&self) -> Vec<i32> {
-        if self.pid <= 1 || self.boot != boot_id() {
-            return Vec::new();
+    fn members(&self) -> io::Result<Vec<i32>> {
+        if self.pid <= 1 || self.boot != boot_id()? {
+            return Ok(Vec::new());
         }
-        match start_time(self.pid) {
-            Some(started) if started != self.started => Vec::new(),
+        match start_time(self.pid)? {
+            Some(started) if !self.began_at(&started) => Ok(Vec::new()),
             _ => session_members(self.pid),
         }
     }
@@ -99,7 +120,9 @@ impl Session {
     }
 
     fn signal(&self, signal: i32) {
-        for pid in self.members() {
+        let members =
+            self.members().inspect_err(|error| tracing::warn!(session = self.pid, %error, "a job's processes cannot be seen"));
+        for pid in members.unwrap_or_default() {
             // SAFETY: kill takes two numbers; a process that is gone meanwhile is an error code and no more.
             unsafe { libc::kill(pid, signal) };
         }
@@ -108,7 +131,7 @@ impl Session {
     async fn wait_until_empty(&self, limit: Duration) -> bool {
         let end = tokio::time::Instant::now() + limit;
         loop {
-            if self.members().is_empty() {
+            if self.members().is_ok_and(|members| members.is_empty()) {
                 return true;
             }
             let now = tokio::time::Instant::now();
@@ -155,36 +178,40 @@ fn end_of(pid: i32) -> Option<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>> {
     unsafe { tokio::io::unix::AsyncFd::register_with_interest(owned, tokio::io::Interest::READABLE) }.ok()
 }
 
-/// Fields of `/proc/PID/stat` after the name: state, parent, group, session…
+/// Fields of `/proc/PID/stat` after the name: state, parent, group, session…; none where there is no such process.
 #[cfg(target_os = "linux")]
-fn stat(pid: i32) -> Option<Vec<String>> {
-    let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+fn stat(pid: i32) -> io::Result<Option<Vec<String>>> {
+    let text = match std::fs::read(format!("/proc/{pid}/stat")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESRCH) => return Ok(None),
+        // Out of descriptors or memory, say.
+        Err(error) => return Err(error),
+    };
     let text = String::from_utf8_lossy(&text);
     // The name stands in brackets and may hold anything, brackets too.
-    let (_, fields) = text.rsplit_once(')')?;
-    Some(fields.split_whitespace().map(str::to_owned).collect())
+    Ok(text.rsplit_once(')').map(|(_, fields)| fields.split_whitespace().map(str::to_owned).collect()))
 }
 
 /// When a process started, in any unit; none where it is gone or a zombie.
 #[cfg(target_os = "linux")]
-fn start_time(pid: i32) -> Option<String> {
-    let fields = stat(pid)?;
-    if matches!(fields.first().map(String::as_str), Some("Z" | "X")) {
-        return None;
-    }
+fn start_time(pid: i32) -> io::Result<Option<String>> {
+    let fields = stat(pid)?.filter(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X")));
     // Field 22 of proc(5), counted from the process id.
-    fields.get(19).cloned()
+    Ok(fields.and_then(|fields| fields.get(19).cloned()))
 }
 
 #[cfg(target_os = "linux")]
-fn session_members(session: i32) -> Vec<i32> {
-    let Ok(folder) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = folder.flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+fn session_members(session: i32) -> io::Result<Vec<i32>> {
     let wanted = session.to_string();
-    pids.filter(|pid| {
-        stat(*pid).is_some_and(|f| f.get(3) == Some(&wanted) && !matches!(f.first().map(String::as_str), Some("Z" | "X")))
-    })
-    .collect()
+    let is_member = |f: &Vec<String>| f.get(3) == Some(&wanted) && !matches!(f.first().map(String::as_str), Some("Z" | "X"));
+    let mut members = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if stat(pid)?.is_some_and(|fields| is_member(&fields)) {
+            members.push(pid);
+        }
+    }
+    Ok(members)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -195,23 +222,23 @@ fn ps(arguments: &[&str]) -> Option<String> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn start_time(pid: i32) -> Option<String> {
-    let text = ps(&["-o", "stat=,lstart=", "-p", &pid.to_string()])?;
-    let (state, started) = text.split_once(' ')?;
+fn start_time(pid: i32) -> io::Result<Option<String>> {
+    let text = ps(&["-o", "stat=,lstart=", "-p", &pid.to_string()]).unwrap_or_default();
     // The handle's separator.
-    (!state.starts_with('Z')).then(|| started.trim().replace(':', "-"))
+    let started = text.split_once(' ').filter(|(state, _)| !state.starts_with('Z'));
+    Ok(started.map(|(_, started)| started.trim().replace(':', "-")))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn session_members(session: i32) -> Vec<i32> {
+fn session_members(session: i32) -> io::Result<Vec<i32>> {
     // Sessions cannot be listed there; the leader's process group is what shells make for plain commands.
-    let Some(text) = ps(&["-ax", "-o", "pid=,pgid=,stat="]) else { return Vec::new() };
+    let Some(text) = ps(&["-ax", "-o", "pid=,pgid=,stat="]) else { return Ok(Vec::new()) };
     let member = |line: &str| {
         let mut words = line.split_whitespace();
         let (pid, group, state) = (words.next()?, words.next()?, words.next()?);
         (group == session.to_string() && !state.starts_with('Z')).then(|| pid.parse().ok())?
     };
-    text.lines().filter_map(member).collect()
+    Ok(text.lines().filter_map(member).collect())
 }
 
 /// The words a process was started with; none where the system does not tell.
@@ -227,9 +254,17 @@ pub(super) fn command_line(_: i32) -> Option<Vec<String>> {
     None
 }
 
-/// Tells one run of the machine from the next.
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|t| t.trim().to_owned()).unwrap_or_default()
+/// Tells one run of the machine from the next; empty where the system does not tell.
+fn boot_id() -> io::Result<String> {
+    static KNOWN: OnceLock<String> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(known.clone());
+    }
+    match std::fs::read_to_string("/proc/sys/kernel/random/boot_id") {
+        Ok(text) => Ok(KNOWN.get_or_init(|| text.trim().to_owned()).clone()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Name of this machine.
@@ -241,5 +276,22 @@ pub(crate) fn host_name() -> String {
     match std::str::from_utf8(&buffer[..end]) {
         Ok(name) if !failed && !name.is_empty() => name.to_owned(),
         _ => "localhost".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_whose_start_could_not_be_seen_is_known_by_its_number() {
+        let (pid, boot) = (std::process::id() as i32, boot_id().unwrap());
+        let session = |pid: i32, started: &str, boot: &str| Session { pid, started: started.into(), boot: boot.into() };
+        assert!(Session::of(pid).leader_is_alive());
+        assert!(session(pid, UNKNOWN, &boot).leader_is_alive());
+        assert!(!session(pid, "another", &boot).leader_is_alive(), "a stranger");
+        assert!(!session(pid, UNKNOWN, "another").leader_is_alive(), "the machine was booted since");
+        assert!(!session(i32::MAX, UNKNOWN, &boot).leader_is_alive());
+        assert!(!Session::nobody().leader_is_alive());
     }
 }
