@@ -19,6 +19,9 @@ use tokio::sync::Notify;
 
 /// Pause between two looks.
 const PACE: Duration = Duration::from_millis(200);
+/// Folders are opened so often, which makes NFS ask its server whether there are new names in them (close-to-open): else a file that
+/// was looked for before it came is not seen for a minute. Not at each look: with a thousand jobs that is a thousand questions.
+const REFRESH: Duration = Duration::from_secs(10);
 /// Looking takes at most one part in so many of the time.
 const SHARE: u32 = 200;
 
@@ -84,8 +87,8 @@ impl Growth {
 
     /// Looks as long as somebody waits.
     async fn look_on(self: Arc<Growth>) {
+        let mut refreshed = Instant::now();
         loop {
-            let began = Instant::now();
             let groups: Vec<(u64, Arc<Vec<PathBuf>>)> = {
                 let mut groups = self.lock();
                 if groups.all.is_empty() {
@@ -94,12 +97,29 @@ impl Growth {
                 }
                 groups.all.iter().map(|(id, group)| (*id, group.paths.clone())).collect()
             };
-            let look = move || groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>();
-            match tokio::task::spawn_blocking(look).await {
-                Ok(now) => self.tell(now),
-                Err(error) => tracing::error!(%error, "a look at the outputs of jobs broke"),
+            let due = refreshed.elapsed() >= REFRESH;
+            if due {
+                refreshed = Instant::now();
             }
-            tokio::time::sleep(PACE.max(began.elapsed() * SHARE)).await;
+            let look = move || {
+                if due {
+                    refresh(&groups);
+                }
+                let began = Instant::now();
+                let now = groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>();
+                (now, began.elapsed())
+            };
+            let took = match tokio::task::spawn_blocking(look).await {
+                Ok((now, took)) => {
+                    self.tell(now);
+                    took
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a look at the outputs of jobs broke");
+                    Duration::ZERO
+                }
+            };
+            tokio::time::sleep(PACE.max(took * SHARE)).await;
         }
     }
 
@@ -114,11 +134,15 @@ impl Growth {
     }
 }
 
+fn refresh(groups: &[(u64, Arc<Vec<PathBuf>>)]) {
+    let folders: BTreeSet<&Path> = groups.iter().flat_map(|(_, paths)| paths.iter().filter_map(|path| path.parent())).collect();
+    for folder in folders {
+        // One that is not there yet, or not any more, has nothing to show.
+        drop(std::fs::File::open(folder));
+    }
+}
+
 fn sizes(paths: &[PathBuf]) -> Vec<Size> {
-    // To open a folder makes NFS ask its server whether there are new names in it (close-to-open): else files that were looked for
-    // before they came are not seen for a minute.
-    let folders: BTreeSet<&Path> = paths.iter().filter_map(|path| path.parent()).collect();
-    folders.into_iter().for_each(|folder| drop(std::fs::File::open(folder)));
     paths.iter().map(|path| std::fs::metadata(path).ok().map(|m| (m.ino(), m.len()))).collect()
 }
 

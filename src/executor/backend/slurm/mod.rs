@@ -65,6 +65,8 @@ const JOB_ID: &str = "SLURM-JOBID";
 /// How long a status may take from a node to here, through a network file system, after Slurm said that the job ended: NFS believes
 /// for up to a minute (`acdirmax` of nfs(5)) that a file is not there which it has looked for.
 const LAG: Duration = Duration::from_secs(90);
+/// The same of a job that Slurm ended: it may have left none.
+const LAG_OF_ENDED: Duration = Duration::from_secs(10);
 /// How long Slurm may take to say that a job is over of which a process has failed.
 const VERDICT: Duration = Duration::from_secs(60);
 /// How long a job may take, besides its grace, until Slurm says that it is over after `scancel`: more than the usual
@@ -322,7 +324,8 @@ impl Engine for SlurmEngine {
             }
             if let Some(report) = report.filter(|r| r.phase() == Phase::Over || r.state == cluster::FORGOTTEN) {
                 // The status is written before the job ends, but elsewhere.
-                return Ok(match late(&following, || self.ending(task)).await {
+                let lag = if self.because(task, &report).is_some() { LAG_OF_ENDED } else { LAG };
+                return Ok(match late(&following, lag, || self.ending(task)).await {
                     Some(ending) => self.judge(task, ending, &mut follower).await,
                     None => self.without_status(task, &report),
                 });
@@ -419,7 +422,7 @@ fn job_number(handle: &Handle) -> Result<u64, Failure> {
 }
 
 /// What arrives within the lag of a network file system.
-async fn late<T>(following: &crate::executor::growth::Following, look: impl Fn() -> Option<T>) -> Option<T> {
+async fn late<T>(following: &crate::executor::growth::Following, lag: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
     let waiting = async {
         loop {
             if let Some(found) = look() {
@@ -428,5 +431,5 @@ async fn late<T>(following: &crate::executor::growth::Following, look: impl Fn()
             following.changed().await;
         }
     };
-    tokio::time::timeout(LAG, waiting).await.ok()
+    tokio::time::timeout(lag, waiting).await.ok()
 }
