@@ -89,6 +89,7 @@ impl Growth {
     async fn look_on(self: Arc<Growth>) {
         let mut refreshed = Instant::now();
         loop {
+            let began = Instant::now();
             let groups: Vec<(u64, Arc<Vec<PathBuf>>)> = {
                 let mut groups = self.lock();
                 if groups.all.is_empty() {
@@ -102,24 +103,25 @@ impl Growth {
                 refreshed = Instant::now();
             }
             let look = move || {
+                let asking = Instant::now();
                 if due {
                     refresh(&groups);
                 }
-                let began = Instant::now();
-                let now = groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>();
-                (now, began.elapsed())
+                let asked = asking.elapsed();
+                (groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>(), asked)
             };
-            let took = match tokio::task::spawn_blocking(look).await {
-                Ok((now, took)) => {
+            // What a file server took to answer about folders is no work of ours.
+            let asked = match tokio::task::spawn_blocking(look).await {
+                Ok((now, asked)) => {
                     self.tell(now);
-                    took
+                    asked
                 }
                 Err(error) => {
                     tracing::error!(%error, "a look at the outputs of jobs broke");
                     Duration::ZERO
                 }
             };
-            tokio::time::sleep(PACE.max(took * SHARE)).await;
+            tokio::time::sleep(PACE.max(began.elapsed().saturating_sub(asked) * SHARE)).await;
         }
     }
 
