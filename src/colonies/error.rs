@@ -100,6 +100,11 @@ impl Error {
         self.status().is_some_and(|status| status >= 500) || matches!(self, Error::Garbage { .. })
     }
 
+    /// Whether it is a fault of the server's own that may pass: not its way to say that something does not exist.
+    pub fn is_passing_fault(&self) -> bool {
+        self.is_fault_of_the_server() && !self.is_not_found()
+    }
+
     /// Whether the server says that what was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
         match self {

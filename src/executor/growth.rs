@@ -4,6 +4,8 @@
 //! they are looked at, but by one task for all jobs: a thousand running jobs cost a thousand `stat` calls a look and no
 //! timer, thread or query of their own.
 
+use crate::blocking;
+use crate::panics;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
@@ -111,13 +113,13 @@ impl Growth {
                 (groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>(), asked)
             };
             // What a file server took to answer about folders is no work of ours.
-            let asked = match tokio::task::spawn_blocking(look).await {
+            let asked = match panics::caught(blocking::run(look)).await {
                 Ok((now, asked)) => {
                     self.tell(now);
                     asked
                 }
                 Err(error) => {
-                    tracing::error!(%error, "a look at the outputs of jobs broke");
+                    tracing::error!(error, "a look at the outputs of jobs broke");
                     Duration::ZERO
                 }
             };

@@ -116,9 +116,7 @@ impl CfsFiles {
         };
         let temporary = match error {
             // Registered anew it is a member; an ingress that answers for a server that is away talks garbage.
-            cfs::Error::Colony(error) => {
-                error.is_temporary() || error.is_not_member() || (error.is_fault_of_the_server() && !error.is_not_found())
-            }
+            cfs::Error::Colony(error) => error.is_temporary() || error.is_not_member() || error.is_passing_fault(),
             cfs::Error::Local { source, .. } => is_passing(source),
             error => error.is_temporary(),
         };

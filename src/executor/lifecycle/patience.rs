@@ -32,7 +32,7 @@ impl Delay {
 
     /// Whether it has taken so long.
     pub(super) fn is_longer_than(&self, patience: Duration) -> bool {
-        self.since.is_some_and(|since| since.elapsed() >= patience) || patience.is_zero()
+        self.since.map_or(Duration::ZERO, |since| since.elapsed()) >= patience
     }
 
     /// Why, where it has taken too long.

@@ -43,7 +43,7 @@ where
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let at_fault = !error.is_not_found() && error.is_fault_of_the_server();
+        let at_fault = error.is_passing_fault();
         server_errors += u32::from(at_fault);
         if !(error.is_temporary() || error.is_not_member() || (at_fault && server_errors < server_tries)) {
             return Err(error);

@@ -60,9 +60,7 @@ impl Sum {
         self.mem = self.mem.saturating_sub(need.mem);
         self.gpus = self.gpus.saturating_sub(need.gpus);
     }
-}
 
-impl Sum {
     fn without(self, other: Sum) -> Sum {
         Sum {
             slots: self.slots.saturating_sub(other.slots),
