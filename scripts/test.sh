@@ -2,7 +2,8 @@
 # test.sh [quick] : every test of Pollinator, after installing the system parts that they need.
 #
 #   scripts/test.sh         all of them
-#   scripts/test.sh quick   those that need no system part: no installation, under eight minutes
+#   scripts/test.sh quick   no installation, under eight minutes when it is compiled: without those that need a system part or take
+#                           long, and with fewer cases of those that try many
 #
 # All of them run in two lanes side by side: those that drive real parts mostly wait, the others mostly compute. (Three were tried:
 # the processors are what is short.) What the second lane prints comes when the first is done. Last and alone come those that give
@@ -14,8 +15,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# targets real|alone|quick : test programs that drive real parts, those of them that want the machine for themselves, or the
-# others, as options of cargo.
+# targets real|alone|long|quick : test programs that drive real parts, those of them that want the machine for themselves, those of the
+# others that take long (kills, thousands of files, waits for a server), and the rest, as options of cargo.
 targets() {
     local file name kind
     for file in tests/*.rs; do
@@ -23,6 +24,8 @@ targets() {
         case $name in
         real_watching) kind=alone ;;
         real_*) kind=real ;;
+        agent_faults | agent_kills | downloads | executor | executor_service | faults | faults_of_jobs | gc | hooks_triggers | sweep | \
+            sync | wire_server) kind=long ;;
         *) kind=quick ;;
         esac
         [ "$kind" != "$1" ] || printf -- '--test %s ' "$name"
@@ -38,7 +41,7 @@ lanes() {
     cargo test --locked --no-fail-fast $(targets real) >"$log" 2>&1 &
     real=$!
     trap 'kill "$real" 2>/dev/null || true' EXIT
-    cargo test --locked --no-fail-fast --lib --bins --benches $(targets quick) || quick=$?
+    cargo test --locked --no-fail-fast --lib --bins --benches $(targets quick) $(targets long) || quick=$?
     echo "test.sh: the first lane ended with $quick after $SECONDS s; waiting for the second"
     wait "$real" || others=$?
     trap - EXIT
@@ -62,6 +65,7 @@ namespaces() {
 
 case ${1:-all} in
 quick)
+    export POLLINATOR_SEEDS=4000 POLLINATOR_CASES=2000
     # shellcheck disable=SC2046  # the words are the arguments
     exec cargo test --locked --lib --bins $(targets quick)
     ;;

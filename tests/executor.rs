@@ -250,6 +250,28 @@ async fn the_walltime_ends_a_job_and_its_results_come_back() {
     running.stop().await;
 }
 
+/// Scripts do that, and it would cut a file that is their output.
+#[tokio::test]
+async fn output_that_a_command_opens_anew_comes_whole() {
+    let rig = Rig::new().await;
+    rig.write("src", "x", "x");
+    let running = rig.start();
+    let id = rig.submit("seq 1 1000; echo oops > /dev/stderr; seq 1001 2000; echo end > /dev/stdout", &[]).await;
+    let two = |spec: &mut serde_json::Value| spec["conditions"]["processespernode"] = json!(2);
+    let several = rig.submit_with("echo one; echo two > /dev/stderr; echo three", &[], two).await;
+    let (process, log) = rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Success);
+    let numbers = |range: std::ops::RangeInclusive<u32>| range.map(|n| format!("{n}\n")).collect::<String>();
+    assert_eq!(log, format!("{}oops\n{}end\n", numbers(1..=1000), numbers(1001..=2000)));
+    let (process, log) = rig.ended(&several).await;
+    assert_eq!(process.state, ProcessState::Success);
+    for rank in 0..2 {
+        let lines: Vec<&str> = log.lines().filter_map(|line| line.strip_prefix(&format!("[{rank}] "))).collect();
+        assert_eq!(lines, ["one", "two", "three"], "{log}");
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
 async fn binary_output_arrives_as_text() {
     let rig = Rig::new().await;

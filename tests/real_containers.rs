@@ -89,7 +89,11 @@ const NASTY: [&str; 14] = [
 async fn a_project_runs(engine: &Engine) {
     let yard = Yard::new(engine).await;
     let rig = &yard.rig;
-    rig.write("src", "main.sh", "cat $PROJECT_DIR/data/in.txt; cat $1/lib/more; echo out > $PROJECT_DIR/result/out.txt; pwd\n");
+    rig.write(
+        "src",
+        "main.sh",
+        "cat $PROJECT_DIR/data/in.txt; echo anew > /dev/stderr; cat $1/lib/more; echo out > $PROJECT_DIR/result/out.txt; pwd\n",
+    );
     rig.write("src", "lib/more", "more\n");
     rig.write("data", "in.txt", "input\n");
     let running = yard.start();
@@ -97,7 +101,7 @@ async fn a_project_runs(engine: &Engine) {
     let id = yard.submit("sh", &[&format!("{src}/main.sh"), src]).await;
     let (process, log) = rig.ended(&id).await;
     assert_eq!((process.state, &process.errors), (ProcessState::Success, &vec![]), "{log}");
-    assert!(log.ends_with("input\nmore\n/cfs/pollinator/p\n"), "{log}");
+    assert!(log.ends_with("input\nanew\nmore\n/cfs/pollinator/p\n"), "{log}");
     assert!(log.contains("the image is localhost/pollinator-test:1"), "{log}");
     assert!(process.attribute("NODES").is_some());
     rig.sync(Tree::Result).await;

@@ -45,16 +45,26 @@ static QUIET: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 
 /// A project, a colony and a volume in the cluster.
 struct Lab {
-    _quiet: Option<tokio::sync::RwLockReadGuard<'static, ()>>,
+    quiet: Option<tokio::sync::RwLockReadGuard<'static, ()>>,
     kube: &'static Kube,
     rig: Rig,
     claim: String,
 }
 
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.kube.tell();
+        }
+    }
+}
+
 impl Lab {
     async fn new() -> Lab {
         let quiet = QUIET.read().await;
-        Lab { _quiet: Some(quiet), ..Lab::unguarded().await }
+        let mut lab = Lab::unguarded().await;
+        lab.quiet = Some(quiet);
+        lab
     }
 
     async fn unguarded() -> Lab {
@@ -64,7 +74,7 @@ impl Lab {
         rig.write("src", "main.sh", "echo from src\n");
         let claim = format!("files-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         kube.volume(&claim, &rig.folder.path().canonicalize().unwrap()).await;
-        Lab { _quiet: None, kube, rig, claim }
+        Lab { quiet: None, kube, rig, claim }
     }
 
     fn start(&self) -> Running {
@@ -359,6 +369,7 @@ async fn the_api_server_killed_and_restarted_during_a_job_changes_nothing() {
     lab.rig.sync(Tree::Result).await;
     assert_eq!(read(lab.rig.tree("result").join("count")), "x\n");
     lab.nothing_left(&id).await;
+    lab.kube.works_again().await;
     running.stop().await;
 }
 
@@ -397,24 +408,70 @@ async fn two_thousand_lines_come_once_each_and_long_ones_whole() {
 
 /// The kubelet begins a new file at 1 MiB, looking every ten seconds, and gives out the newest only. A line takes some 46 bytes.
 #[tokio::test]
-async fn a_log_that_is_rotated_under_a_job_comes_whole_and_in_order() {
+async fn what_a_cluster_rotates_away_comes_all_the_same() {
     let lab = Lab::new().await;
     let running = lab.start();
-    let cmd = format!("seq 1 24000; sleep 12; seq 24001 48000; sleep 12; seq 48001 72000; {}", gate("end"));
+    let id = lab.submit(&format!("seq 1 30000; {}; seq 30001 60000", gate("end")), &[]).await;
+    let pod = lab.pods(&id, 1).await[0].metadata.name.clone().unwrap();
+    lab.rig.until(&id, "the log before the rotation", |_, log| log.ends_with("\n30000\n")).await;
+    running.kill();
+    until("a rotation", async || {
+        let files = lab.kube.log_files(&pod, "process-0");
+        files.iter().any(|name| name.starts_with("0.log.")).then_some(())
+    })
+    .await;
+    lab.open("end");
+    let running = lab.start();
+    let (process, log) = lab.rig.ended(&id).await;
+    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
+    let want: String = (1..=60_000).map(|n| format!("{n}\n")).collect();
+    let other = log.lines().zip(1..).find(|(line, n)| *line != n.to_string());
+    assert!(log == want, "{} bytes and not {}; the first line that is another: {other:?}", log.len(), want.len());
+    running.stop().await;
+}
+
+/// Whoever looks with the cluster's own tools sees what the reader of the process log sees; and what a command leaves running in the
+/// background, with its output open, does not keep the job from its end.
+#[tokio::test]
+async fn the_cluster_has_the_log_too_and_children_in_the_background_hold_nothing_up() {
+    let lab = Lab::new().await;
+    let running = lab.start();
+    let cmd = format!("sleep 1000 & echo one; echo two >&2; echo three >> /dev/stderr; {}; echo four", gate("end"));
     let id = lab.submit(&cmd, &[]).await;
     let pod = lab.pods(&id, 1).await[0].metadata.name.clone().unwrap();
-    until("three rotations", async || {
-        let files = lab.kube.log_files(&pod, "process-0");
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-        (files.iter().filter(|name| name.starts_with("0.log.")).count() >= 3).then_some(())
+    lab.rig.until(&id, "three lines", |_, log| log == "one\ntwo\nthree\n").await;
+    let pods = lab.kube.pods().await;
+    until("the cluster's log", async || {
+        let log = pods.logs(&pod, &::kube::api::LogParams::default()).await.unwrap();
+        (log == "one\ntwo\nthree\n").then_some(())
     })
     .await;
     lab.open("end");
     let (process, log) = lab.rig.ended(&id).await;
-    assert_eq!(process.state, ProcessState::Success, "{:?}", process.errors);
-    let want: String = (1..=72_000).map(|n| format!("{n}\n")).collect();
-    let other = log.lines().zip(1..).find(|(line, n)| *line != n.to_string());
-    assert!(log == want, "{} bytes and not {}; the first line that is another: {other:?}", log.len(), want.len());
+    assert_eq!((process.state, log.as_str()), (ProcessState::Success, "one\ntwo\nthree\nfour\n"));
+    lab.nothing_left(&id).await;
+    running.stop().await;
+}
+
+/// A pod has its node, and is not begun there: its volume cannot be mounted.
+#[tokio::test]
+async fn what_keeps_a_pod_from_being_begun_is_told() {
+    let lab = Lab::new().await;
+    lab.kube.volume_of("no-such-folder", json!({ "path": "/no/such/folder", "type": "Directory" })).await;
+    let running = lab.start_with(|settings| settings.volume_claim = "no-such-folder".into());
+    let id = lab.submit("true", &[]).await;
+    let (process, log) = lab.rig.until(&id, "waiting is told", |_, log| log.contains("waiting: FailedMount: ")).await;
+    assert!(log.contains("/no/such/folder"), "{log}");
+    assert!(process.attribute("WAITING-1").is_some_and(|value| value.starts_with("FailedMount: ")), "{log}");
+    lab.rig.user.cancel(&id).await.unwrap();
+    // A kubelet may wait two minutes for a volume before it lets a pod go.
+    let list = ListParams::default().labels(&format!("pollinator/process={}", &id[..63]));
+    let pods = lab.kube.pods().await;
+    until("the pod is deleted", async || {
+        let left = pods.list(&list).await.unwrap().items;
+        left.iter().all(|pod| pod.metadata.deletion_timestamp.is_some()).then_some(())
+    })
+    .await;
     running.stop().await;
 }
 

@@ -65,13 +65,17 @@ fn succeeded(process: &Process, log: &str) {
 #[tokio::test]
 async fn a_project_runs_on_a_node_and_its_results_come_back() {
     let rig = rig().await;
-    rig.write("src", "main.sh", "cat $PROJECT_DIR/data/in.txt; echo out > $PROJECT_DIR/result/out.txt; hostname >/dev/null\n");
+    rig.write(
+        "src",
+        "main.sh",
+        "cat $PROJECT_DIR/data/in.txt; echo anew > /dev/stderr; echo out > $PROJECT_DIR/result/out.txt; hostname >/dev/null\n",
+    );
     rig.write("data", "in.txt", "input\n");
     let running = rig.start_with(with(settings()));
     let id = rig.submit("sh", &["/cfs/pollinator/p/snapshot/src/main.sh"]).await;
     let (process, log) = rig.ended(&id).await;
     succeeded(&process, &log);
-    assert_eq!(own(&log), "input\n");
+    assert_eq!(own(&log), "input\nanew\n");
     let job = process.attribute("SLURM-JOBID").unwrap();
     assert_eq!(slurm().ask("squeue", &["-h", "-t", "all", "-j", job, "-o", "%j"]).trim(), id, "the job's name");
     assert!(matches!(process.attribute("NODES"), Some("n1" | "n2")), "{:?}", process.attribute("NODES"));

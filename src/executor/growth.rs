@@ -4,10 +4,12 @@
 //! they are looked at, but by one task for all jobs: a thousand running jobs cost a thousand `stat` calls a look and no
 //! timer, thread or query of their own.
 
+use super::backend::regular;
 use crate::blocking;
 use crate::panics;
 use std::collections::BTreeSet;
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -21,11 +23,14 @@ use tokio::sync::Notify;
 
 /// Pause between two looks.
 const PACE: Duration = Duration::from_millis(200);
-/// Folders are opened so often, which makes NFS ask its server whether there are new names in them (close-to-open): else a file that
-/// was looked for before it came is not seen for a minute. Not at each look: with a thousand jobs that is a thousand questions.
+/// Folders and files are opened so often, which makes NFS ask its server for new names and sizes (close-to-open): else a file that was
+/// looked for before it came is not seen for a minute, nor that it grew. Not at each look: with a thousand jobs that is a thousand
+/// questions.
 const REFRESH: Duration = Duration::from_secs(10);
 /// Looking takes at most one part in so many of the time.
 const SHARE: u32 = 200;
+/// But no pause is longer: whoever was kept from looking once was not busy with it.
+const LONGEST_PACE: Duration = Duration::from_secs(5);
 
 /// The files that somebody waits for.
 #[derive(Debug, Default)]
@@ -91,7 +96,6 @@ impl Growth {
     async fn look_on(self: Arc<Growth>) {
         let mut refreshed = Instant::now();
         loop {
-            let began = Instant::now();
             let groups: Vec<(u64, Arc<Vec<PathBuf>>)> = {
                 let mut groups = self.lock();
                 if groups.all.is_empty() {
@@ -105,25 +109,25 @@ impl Growth {
                 refreshed = Instant::now();
             }
             let look = move || {
-                let asking = Instant::now();
                 if due {
-                    refresh(&groups);
+                    refresh(groups.iter().flat_map(|(_, paths)| paths.iter()));
                 }
-                let asked = asking.elapsed();
-                (groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>(), asked)
+                // What a file server took to answer is no work of ours.
+                let began = Instant::now();
+                let now = groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>();
+                (now, began.elapsed())
             };
-            // What a file server took to answer about folders is no work of ours.
-            let asked = match panics::caught(blocking::run(look)).await {
-                Ok((now, asked)) => {
+            let took = match panics::caught(blocking::run(look)).await {
+                Ok((now, took)) => {
                     self.tell(now);
-                    asked
+                    took
                 }
                 Err(error) => {
                     tracing::error!(error, "a look at the outputs of jobs broke");
-                    Duration::ZERO
+                    LONGEST_PACE
                 }
             };
-            tokio::time::sleep(PACE.max(began.elapsed().saturating_sub(asked) * SHARE)).await;
+            tokio::time::sleep((took * SHARE).clamp(PACE, LONGEST_PACE)).await;
         }
     }
 
@@ -138,16 +142,20 @@ impl Growth {
     }
 }
 
-fn refresh(groups: &[(u64, Arc<Vec<PathBuf>>)]) {
-    let folders: BTreeSet<&Path> = groups.iter().flat_map(|(_, paths)| paths.iter().filter_map(|path| path.parent())).collect();
+/// Opens files and the folders that they are in.
+pub fn refresh<'a>(paths: impl Iterator<Item = &'a PathBuf> + Clone) {
+    let folders: BTreeSet<&Path> = paths.clone().filter_map(|path| path.parent()).collect();
     for folder in folders {
         // One that is not there yet, or not any more, has nothing to show.
-        drop(std::fs::File::open(folder));
+        drop(File::open(folder));
+    }
+    for path in paths {
+        drop(regular::open(path));
     }
 }
 
 fn sizes(paths: &[PathBuf]) -> Vec<Size> {
-    paths.iter().map(|path| std::fs::metadata(path).ok().map(|m| (m.ino(), m.len()))).collect()
+    paths.iter().map(|path| path.symlink_metadata().ok().map(|m| (m.ino(), m.len()))).collect()
 }
 
 impl Following {

@@ -6,7 +6,9 @@
 //! told is a message that was preceded by [`COMPARABLE`] equal ones; it is then sent again rather than lost.
 
 use super::backend::Output;
+use super::backend::regular;
 use super::error::Error;
+use super::growth;
 use super::growth::Growth;
 use super::journal::Journal;
 use super::journal::Pending;
@@ -19,6 +21,7 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -89,6 +92,9 @@ impl LogStream {
         loop {
             // Asked before reading: what is read after the end is all there is.
             let ended = *over.borrow();
+            if ended {
+                self.refresh().await;
+            }
             let mut moved = Moved::Nothing;
             for number in 0..self.outputs.len() {
                 match self.send_some(number, ended).await? {
@@ -111,6 +117,12 @@ impl LogStream {
             }
             tokio::select! { () = growing.changed() => {}, () = changed(&mut over) => {} }
         }
+    }
+
+    /// Has a network file system ask for what other machines wrote last.
+    async fn refresh(&self) {
+        let paths: Vec<PathBuf> = self.outputs.iter().map(|output| output.path.clone()).collect();
+        blocking::run(move || growth::refresh(paths.iter())).await;
     }
 
     /// The text of a message that was cut by an earlier life: the same bytes give the same text.
@@ -217,10 +229,7 @@ async fn read_at(path: &Path, offset: u64) -> Result<Vec<u8>, Error> {
     let path = path.to_path_buf();
     let read = blocking::run(move || {
         let result = (|| {
-            let mut file = match std::fs::File::open(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-                other => other?,
-            };
+            let Some(mut file) = regular::open(&path)? else { return Ok(Vec::new()) };
             file.seek(SeekFrom::Start(offset))?;
             let mut bytes = Vec::with_capacity(CHUNK);
             file.take(CHUNK as u64).read_to_end(&mut bytes)?;
@@ -237,7 +246,7 @@ pub async fn tail_of(path: &Path) -> String {
     const LIMIT: u64 = 4096;
     let path = path.to_path_buf();
     let read = blocking::run(move || -> std::io::Result<Vec<u8>> {
-        let mut file = std::fs::File::open(path)?;
+        let Some(mut file) = regular::open(&path)? else { return Ok(Vec::new()) };
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(LIMIT)))?;
         let mut bytes = Vec::new();

@@ -4,6 +4,7 @@
 #![allow(dead_code)] // Each test program uses another part of it.
 
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Event;
 use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
@@ -17,6 +18,9 @@ use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::Api;
 use kube::Client;
 use kube::Config;
+use kube::ResourceExt;
+use kube::api::DeleteParams;
+use kube::api::ListParams;
 use kube::api::PostParams;
 use kube::config::KubeConfigOptions;
 use kube::config::Kubeconfig;
@@ -41,7 +45,7 @@ pub const NAMESPACE: &str = "pollinator";
 pub const IMAGE: &str = "localhost/busybox:1";
 
 /// How long anything may take before it has hung.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// Ports that a cluster takes.
 const PORTS: u16 = 12;
 
@@ -95,6 +99,17 @@ impl Kube {
     /// Starts what does not run.
     pub async fn up(&self) {
         self.run("up").await;
+    }
+
+    /// Waits until a job comes to its end: controllers, scheduler and kubelet take their time after the API server was away.
+    pub async fn works_again(&self) {
+        let container = json!({ "name": "c", "image": IMAGE, "command": ["true"] });
+        let pod = json!({ "restartPolicy": "Never", "containers": [container] });
+        let job = json!({ "metadata": { "name": "probe" }, "spec": { "template": { "spec": pod } } });
+        let jobs = self.jobs().await;
+        create(&jobs, job).await;
+        until("a job runs", async || jobs.get("probe").await.ok()?.status?.succeeded).await;
+        jobs.delete("probe", &DeleteParams::background()).await.unwrap();
     }
 
     /// The administrator's credentials.
@@ -166,12 +181,50 @@ impl Kube {
         files.map(|file| file.file_name().to_string_lossy().into_owned()).collect()
     }
 
+    /// What there is and what happened, for whoever reads of a test that failed. Also where a runtime is about to end.
+    #[allow(clippy::print_stdout)] // Kept by the harness, shown of a test that failed.
+    pub fn tell(&self) {
+        std::thread::scope(|threads| {
+            let told = threads.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async { tokio::time::timeout(PATIENCE, self.told()).await })
+            });
+            // Of a cluster that does not answer, its own logs are what is left.
+            match told.join() {
+                Ok(Ok(text)) => println!("{text}"),
+                _ => println!("the cluster does not tell of its pods"),
+            }
+        });
+        for name in ["kubelet", "containerd", "kube-scheduler", "kube-controller-manager"] {
+            let text = std::fs::read_to_string(self.root.join(format!("{name}.log"))).unwrap_or_default();
+            let from = text.lines().count().saturating_sub(40);
+            println!("== {name}\n{}", text.lines().skip(from).collect::<Vec<_>>().join("\n"));
+        }
+    }
+
+    async fn told(&self) -> String {
+        let admin = self.admin().await;
+        let pods = Api::<Pod>::all(admin.clone()).list(&ListParams::default()).await.unwrap();
+        let events = Api::<Event>::all(admin).list(&ListParams::default()).await.unwrap();
+        let of_pods = pods.items.iter().map(|pod| format!("{}: {}", pod.name_any(), json!(pod.status)));
+        let of_events = events.items.iter().map(|event| {
+            let what = (&event.involved_object.name, &event.reason, &event.message, event.count);
+            format!("{:?} {what:?}", event.last_timestamp.as_ref().map(|time| time.0))
+        });
+        of_pods.chain(of_events).collect::<Vec<_>>().join("\n")
+    }
+
     /// A volume that is a folder of this machine, and the claim of it.
     pub async fn volume(&self, name: &str, folder: &Path) {
+        self.volume_of(name, json!({ "path": folder })).await;
+    }
+
+    /// The same of what Kubernetes calls a `hostPath`.
+    pub async fn volume_of(&self, name: &str, host_path: Value) {
         let admin = self.admin().await;
         let size = json!({ "storage": "1Gi" });
         let volume = json!({ "metadata": { "name": name }, "spec": { "capacity": size, "accessModes": ["ReadWriteMany"],
-            "persistentVolumeReclaimPolicy": "Retain", "hostPath": { "path": folder },
+            "persistentVolumeReclaimPolicy": "Retain", "hostPath": host_path,
             "claimRef": { "namespace": NAMESPACE, "name": name } } });
         create(&Api::<PersistentVolume>::all(admin.clone()), volume).await;
         let claim = json!({ "metadata": { "name": name }, "spec": { "accessModes": ["ReadWriteMany"], "storageClassName": "",

@@ -34,7 +34,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// How long anything may take before it has hung.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// The name of the executor of these tests; the colony has one of its own besides.
 pub const NAME: &str = "lab";
@@ -82,8 +82,15 @@ pub async fn serve(state: &Path) -> (Served, ColonyAccess) {
 /// A running executor; dropped without being stopped it is as suddenly gone as by a kill.
 pub type Running = Life<executor::Error>;
 
+/// Of a test that fails, what the executor told its journal of events is shown, too.
+fn show_events() {
+    // Another test of this process has done it already.
+    let _ = tracing_subscriber::fmt().with_env_filter("pollinator=debug").with_test_writer().try_init();
+}
+
 impl Rig {
     pub async fn new() -> Rig {
+        show_events();
         let folder = tempfile::tempdir().unwrap();
         let (served, access) = serve(folder.path()).await;
         let variables = colony::environment(folder.path()).await.unwrap();

@@ -76,8 +76,13 @@ fn is_legal(size: u64, parts: &[Part], runs: &[Run], limits: Limits) {
     assert_eq!(at, size);
 }
 
+/// How many plans are tried; `POLLINATOR_CASES=n` tries so many.
+fn cases() -> u32 {
+    std::env::var("POLLINATOR_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(50_000)
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(50_000))]
+    #![proptest_config(ProptestConfig::with_cases(cases()))]
     #[test]
     fn no_plan_is_cheaper(
         size in 1u64..48,

@@ -4,9 +4,8 @@
 //! tells that the command of it began. A status counts once its newline is there.
 
 use super::Ending;
-use std::fs::OpenOptions;
+use super::regular;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Statuses of a process that SIGTERM or SIGKILL ended.
@@ -38,11 +37,9 @@ pub fn ending(folder: &Path, marks: &Path, size: u32) -> Option<Ending> {
 /// A job can put anything in its place: what is no file, or is a link to something else, is not read, and of a large file
 /// only the beginning.
 pub fn read(path: &Path) -> Option<i32> {
-    let careful = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let file = OpenOptions::new().read(true).custom_flags(careful).open(path).ok()?;
+    let file = regular::open(path).ok()??;
     let mut text = String::new();
-    let is_file = file.metadata().is_ok_and(|m| m.is_file());
-    file.take(if is_file { 16 } else { 0 }).read_to_string(&mut text).ok()?;
+    file.take(16).read_to_string(&mut text).ok()?;
     text.strip_suffix('\n')?.parse().ok()
 }
 

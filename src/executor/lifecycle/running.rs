@@ -7,11 +7,14 @@ use super::attempt::Go;
 use super::guard::Lost;
 use super::span_until;
 use super::telling::Teller;
+use crate::blocking;
 use crate::executor::backend::Adopted;
 use crate::executor::backend::Ending;
 use crate::executor::backend::Facts;
 use crate::executor::backend::Handle;
+use crate::executor::backend::Output;
 use crate::executor::backend::Task;
+use crate::executor::backend::pipe;
 use crate::executor::backend::say;
 use crate::executor::error::Error;
 use crate::executor::journal::Fate;
@@ -102,6 +105,7 @@ impl Attempt {
                 None => Ok(Go::Leave),
             };
         }
+        self.tell_torn(task).await;
         self.judge(task, end).await
     }
 
@@ -220,6 +224,22 @@ impl Attempt {
         Ok(None)
     }
 
+    /// Tells the reader of the log that output is missing. Not by way of the outputs: their disk may be full.
+    async fn tell_torn(&self, task: &Task) {
+        let about = task.clone();
+        let torn = blocking::run(move || pipe::torn(&about)).await;
+        if torn.is_empty() {
+            return;
+        }
+        let ranks = torn.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+        let line =
+            format!("pollinator: some of what was printed is missing (process {ranks}): the disk of the log did not take it\n");
+        let process = &self.entry.process.processid;
+        if let Err(error) = self.host.client.add_log(process, &line).await {
+            tracing::warn!(process, %error, "the reader of the log is not told that some of it is missing");
+        }
+    }
+
     /// The verdict on a job that was ours to the end.
     async fn judge(&mut self, task: &Task, end: End) -> Result<Go, Error> {
         let (reason, rank) = match end {
@@ -236,8 +256,7 @@ impl Attempt {
             End::Leave => return Ok(Go::Leave),
         };
         let outputs = self.host.engine.outputs(task);
-        let output = outputs.get(rank.map_or(0, |r| r as usize + 1)).or(outputs.first());
-        let tail = match output {
+        let tail = match telling(&outputs, rank) {
             Some(output) => logs::tail_of(&output.path).await,
             None => String::new(),
         };
@@ -248,6 +267,15 @@ impl Attempt {
 
     pub(super) fn teller(&self, task: &Task) -> Teller {
         Teller { client: self.host.client.clone(), process_id: self.entry.process.processid.clone(), log: task.log() }
+    }
+}
+
+/// The output whose end says most about a failure: that of the process which failed, or of the only one; else the executor's own.
+fn telling(outputs: &[Output], rank: Option<u32>) -> Option<&Output> {
+    match (outputs, rank) {
+        ([_, only], None) => Some(only),
+        (_, Some(rank)) => outputs.get(rank as usize + 1).or(outputs.first()),
+        (_, None) => outputs.first(),
     }
 }
 

@@ -351,12 +351,7 @@ impl Engine for ContainerEngine {
     }
 
     fn outputs(&self, task: &Task) -> Vec<Output> {
-        let mut outputs = vec![Output { path: task.log(), prefix: None }];
-        let size = task.job.processes();
-        if size > 1 {
-            outputs.extend((0..size).map(|r| Output { path: words::log_of(task, r), prefix: Some(format!("[{r}] ")) }));
-        }
-        outputs
+        super::outputs(task)
     }
 }
 

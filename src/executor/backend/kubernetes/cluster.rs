@@ -119,6 +119,18 @@ impl Cluster {
         refusals.known.clone()
     }
 
+    /// What keeps a pod from being begun on its node, in the words of the latest event that says so.
+    pub async fn trouble(&self, uid: &str) -> Option<String> {
+        let list = ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
+        match answer("ask why a pod is not begun", self.events.list(&list)).await.map_err(Failure::from) {
+            Ok(events) => view::trouble(&events.items),
+            Err(error) => {
+                tracing::debug!(%error, "the cluster does not say why a pod is not begun");
+                None
+            }
+        }
+    }
+
     /// Whether the server knows indexed Jobs.
     ///
     /// # Errors

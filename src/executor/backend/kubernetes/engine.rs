@@ -1,8 +1,6 @@
 //! The engine: makes the objects of a job, watches them, and takes them away.
 
 use super::cluster::Cluster;
-use super::follows;
-use super::follows::Follows;
 use super::hub::Hub;
 use super::judge;
 use super::judge::Asked;
@@ -23,29 +21,28 @@ use crate::executor::backend::Handle;
 use crate::executor::backend::Output;
 use crate::executor::backend::Surroundings;
 use crate::executor::backend::Task;
+use crate::executor::backend::append;
 use crate::executor::backend::binds;
 use crate::executor::backend::environment;
 use crate::executor::backend::payload;
-use crate::executor::backend::say;
 use crate::executor::backend::statuses;
 use crate::executor::place::Inside;
 use crate::executor::spec::Work;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// Statuses on the volume, and times that nobody tells of, are looked at so often.
 const LOOK: Duration = Duration::from_secs(10);
 /// After so long without its pods it is asked why a job gets none.
 const BARE: Duration = Duration::from_secs(5);
+/// After so long on a node without being begun it is asked what keeps a pod, and again at most so often.
+const SLOW: Duration = Duration::from_secs(20);
 /// How much longer than asked for pods may take to end.
 const TO_END: Duration = Duration::from_secs(60);
 /// In a job's folder: all its objects were made.
@@ -60,8 +57,6 @@ pub struct KubernetesEngine {
     cluster: Arc<Cluster>,
     hub: Arc<Hub>,
     maker: Maker,
-    shutdown: CancellationToken,
-    follows: Mutex<HashMap<String, Arc<Follows>>>,
 }
 
 impl KubernetesEngine {
@@ -78,7 +73,7 @@ impl KubernetesEngine {
         // SAFETY: these calls cannot fail and touch no memory.
         let user = unsafe { (i64::from(libc::geteuid()), i64::from(libc::getegid())) };
         let maker = Maker { executor: around.name.clone(), instance, volume, settings, user };
-        Ok(KubernetesEngine { cluster, hub, maker, shutdown: around.shutdown.clone(), follows: Mutex::default() })
+        Ok(KubernetesEngine { cluster, hub, maker })
     }
 
     /// The shape of an attempt, decided once.
@@ -108,26 +103,6 @@ impl KubernetesEngine {
         let objects = self.maker.objects(task, &shape)?;
         self.cluster.create(&objects, &shape.nonce).await?;
         payload::private_file(&made, b"")
-    }
-
-    fn follows(&self, name: &str, task: &Task) -> Arc<Follows> {
-        let mut all = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Follows::new(self.cluster.clone(), task.clone(), self.shutdown.clone()));
-        all.entry(name.to_owned()).or_insert_with(new).clone()
-    }
-
-    /// Reads all logs to their ends.
-    async fn read_out(&self, task: &Task, follows: &Follows) {
-        let torn = follows.finish().await;
-        if torn.is_empty() {
-            return;
-        }
-        let whose = match task.job.processes() {
-            1 => String::new(),
-            _ => format!(" of process {}", torn.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")),
-        };
-        let line = format!("the last lines{whose} may be missing: the pod was gone before they could be read");
-        say(&task.log(), &line).unwrap_or_else(|error| tracing::warn!(%error, "cannot add to the log"));
     }
 
     /// The end of a job of which nothing is in the cluster.
@@ -176,38 +151,35 @@ impl Engine for KubernetesEngine {
         let name = &handle.0;
         self.make(task).await?;
         self.hub.ready().await;
-        let follows = self.follows(name, task);
         let mut views = self.hub.subscribe(name);
         let mut patience = Patience { limit: self.maker.settings.pull_patience(), ..Patience::default() };
-        let mut bare = Bare::default();
-        let ending = loop {
+        let (mut bare, mut creation) = (Bare::default(), Creation::default());
+        loop {
             let view = views.borrow_and_update().clone();
-            follows.update(&view)?;
             let lacks_pods = judge::lacks_pods(&view, task.job.nodes);
             let state = judged(task, &view, &*bare.refusals(&self.cluster, lacks_pods).await);
             if let Some(ending) = state.ending.clone() {
                 tell(facts, &state, None);
-                break ending;
+                return Ok(ending);
             }
             if let Some(ending) = self.missing(&view, name).await? {
-                break ending;
+                return Ok(ending);
             }
-            let waiting = patience.take(&state);
+            let trouble = creation.trouble(&self.cluster, judge::being_created(&view)).await;
+            let waiting = patience.take(&state).or(trouble);
             tell(facts, &state, waiting);
             if let Some(ending) = patience.end() {
-                break ending;
+                return Ok(ending);
             }
             tokio::select! {
                 // The hub lives as long as we do.
                 _ = views.changed() => {}
                 () = tokio::time::sleep(patience.left().min(LOOK)) => {}
             }
-        };
-        self.read_out(task, &follows).await;
-        Ok(ending)
+        }
     }
 
-    async fn kill(&self, task: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure> {
+    async fn kill(&self, _: &Task, handle: &Handle, grace: Duration) -> Result<(), Failure> {
         let name = &handle.0;
         // Without a second the pod would be forgotten, not ended.
         let seconds = grace.as_secs().max(1);
@@ -218,9 +190,6 @@ impl Engine for KubernetesEngine {
             views.wait_for(|view| view.pods.values().all(|pod| pod.is_over())).await.is_ok()
         };
         let ended = tokio::time::timeout(grace + TO_END, ended).await;
-        let follows = self.follows(name, task);
-        follows.finish().await;
-        self.follows.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         match ended {
             Ok(_) => Ok(()),
             Err(_) => {
@@ -233,14 +202,16 @@ impl Engine for KubernetesEngine {
     }
 
     fn outputs(&self, task: &Task) -> Vec<Output> {
-        let mut outputs = vec![Output { path: task.log(), prefix: None }];
         let size = task.job.processes();
-        if size > 1 {
-            outputs
-                .extend((0..size).map(|rank| Output { path: follows::output(task, rank), prefix: Some(format!("[{rank}] ")) }));
-        }
-        outputs
+        let prefix = |rank| (size > 1).then(|| format!("[{rank}] "));
+        let own = Output { path: task.log(), prefix: None };
+        std::iter::once(own).chain((0..size).map(|rank| Output { path: output(task, rank), prefix: prefix(rank) })).collect()
     }
+}
+
+/// Where a container puts what its process prints.
+fn output(task: &Task, rank: u32) -> PathBuf {
+    payload::folder(&task.folder).join(format!("log.{rank}"))
 }
 
 /// How long a container that cannot come up is waited for.
@@ -277,6 +248,37 @@ impl Patience {
         let over = self.left().is_zero();
         let given_up = if self.is_final { String::new() } else { format!(" (given up after {} s)", self.limit.as_secs()) };
         (over || self.is_final).then(|| Ending::Stopped { reason: format!("{words}{given_up}") })
+    }
+}
+
+/// What keeps a pod on its node from being begun.
+#[derive(Default)]
+struct Creation {
+    /// Which pod.
+    uid: String,
+    /// When it is asked about.
+    next: Option<Instant>,
+    words: Option<String>,
+}
+
+impl Creation {
+    /// What keeps the pod, as it was said last.
+    async fn trouble(&mut self, cluster: &Cluster, uid: Option<&str>) -> Option<String> {
+        let uid = uid?;
+        if self.uid != uid {
+            *self = Creation { uid: uid.to_owned(), ..Creation::default() };
+        }
+        let next = *self.next.get_or_insert_with(|| Instant::now() + SLOW);
+        if Instant::now() >= next {
+            self.next = None;
+            let words = cluster.trouble(uid).await;
+            // The rest may tell of a name or a time that is another each time.
+            let reason = |words: &Option<String>| words.as_ref().and_then(|w| w.split(':').next().map(str::to_owned));
+            if reason(&words) != reason(&self.words) {
+                self.words = words;
+            }
+        }
+        self.words.clone()
     }
 }
 
@@ -329,6 +331,10 @@ fn write_files(task: &Task, hosts: &[String]) -> Result<(), Failure> {
     };
     let folder = payload::write(&task.folder, &environment::in_container(task), command)?;
     payload::private_file(&folder.join("nodes"), format!("{}\n", hosts.join(",")).as_bytes())?;
+    // What is looked for before it is there stays unseen for a while on network file systems.
+    for rank in 0..task.job.processes() {
+        append(&output(task, rank))?;
+    }
     for bind in binds::of(task, binds::Sees::Project) {
         let below = bind.host.strip_prefix(&task.fs_dir).ok().and_then(|path| Inside::read(&path.to_string_lossy()).ok());
         if let Some(below) = below {

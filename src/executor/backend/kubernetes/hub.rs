@@ -27,6 +27,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+/// Seconds after which a watch is asked for anew: for so long one may stand still without an error (a path that drops packets).
+const WATCH: u32 = 60;
 /// How often jobs that nobody wants are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 /// Time that a job of another life has to end.
@@ -45,7 +47,7 @@ impl Hub {
     /// Watches until `shutdown`.
     pub fn start(cluster: Arc<Cluster>, instance: &str, jobs_dir: PathBuf, shutdown: CancellationToken) -> Arc<Hub> {
         let hub = Arc::new(Hub { cluster, jobs_dir, views: Mutex::default(), listed: watch::Sender::new((false, false)) });
-        let config = watcher::Config::default().labels(&format!("{}={instance}", names::INSTANCE));
+        let config = watcher::Config::default().labels(&format!("{}={instance}", names::INSTANCE)).timeout(WATCH);
         let (one, jobs) = (hub.clone(), hub.cluster.jobs.clone());
         let (two, pods) = (hub.clone(), hub.cluster.pods.clone());
         let three = hub.clone();

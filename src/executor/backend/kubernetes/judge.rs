@@ -92,6 +92,12 @@ pub fn lacks_pods(view: &View, nodes: u32) -> bool {
     !view.jobs.is_empty() && (0..nodes).any(|index| !there.contains_key(&index))
 }
 
+/// A pod that has its node and is not begun there, by its unique id: volumes are mounted, images pulled, sandboxes made.
+pub fn being_created(view: &View) -> Option<&str> {
+    let coming = |pod: &PodView| pod.phase == Phase::Pending && pod.node.is_some() && !pod.is_over() && pod.deleting.is_none();
+    view.pods.iter().find(|(_, pod)| coming(pod)).map(|(uid, _)| uid.as_str())
+}
+
 /// Why its pods are not made.
 fn withheld(view: &View, asked: &Asked<'_>) -> Option<String> {
     if !lacks_pods(view, asked.nodes) {
@@ -224,13 +230,13 @@ fn lost_pod(pod: &PodView) -> String {
     }
 }
 
-/// Kubernetes' words for the end of a pod, so that they can be understood.
 /// Whether that is what a kubelet says of pods that it does not let in. When it was started anew it may say so of one that had ended
 /// well before (kubernetes/kubernetes#117955): what the pod left on the volume is the truth then.
 fn is_refusal(reason: &str) -> bool {
     ["OutOf", "UnexpectedAdmissionError", "NodeAffinity"].iter().any(|word| reason.starts_with(word))
 }
 
+/// Kubernetes' words for the end of a pod, so that they can be understood.
 fn told(reason: &str, asked: &Asked<'_>) -> String {
     if reason.starts_with("DeadlineExceeded") {
         return format!("TIMEOUT: the walltime of {} s is over (DeadlineExceeded)", asked.walltime);

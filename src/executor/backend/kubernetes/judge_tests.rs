@@ -151,6 +151,22 @@ fn waiting_is_told() {
 }
 
 #[test]
+fn a_pod_on_its_node_is_being_created_until_it_runs() {
+    let coming = json!({ "phase": "Pending", "containerStatuses": [waiting("ContainerCreating", "")] });
+    let seen = view(vec![pod("a", 0, coming)]);
+    assert_eq!(being_created(&seen), Some("a"));
+    let (uid, pod) = seen.pods.first_key_value().unwrap();
+    for other in [
+        PodView { node: None, ..pod.clone() },
+        PodView { phase: Phase::Running, ..pod.clone() },
+        PodView { is_gone: true, ..pod.clone() },
+        PodView { deleting: Some(1), ..pod.clone() },
+    ] {
+        assert_eq!(being_created(&view(vec![(uid.clone(), other.clone())])), None, "{other:?}");
+    }
+}
+
+#[test]
 fn pods_that_are_not_made_are_waited_for_with_a_reason() {
     let job = |uid: &str, suspended: Option<&str>| {
         let job = JobView { uid: uid.into(), suspended: suspended.map(str::to_owned), ..JobView::default() };

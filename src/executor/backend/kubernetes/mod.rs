@@ -3,38 +3,28 @@
 //! The executor and the pods share a volume: it holds the file area, and the folders of jobs, from which a container reads its
 //! command, arguments and variables (see [`super::payload`]): nothing of them stands in objects that others may read.
 //!
-//! All jobs are watched together. Logs are followed into the job's folder, and read to their ends before a job counts as
-//! ended; then its objects are deleted. What a broken watch does not tell is not known, and never a failure.
+//! All jobs are watched together. What a container prints goes to a file on the volume, too, and is read there: a cluster keeps
+//! only the newest part of a log, and of a pod that is gone nothing. When a job has ended its objects are deleted. What a broken
+//! watch does not tell is not known, and never a failure.
 
 mod settings;
 
 #[cfg(feature = "kubernetes")]
 mod cluster;
 #[cfg(feature = "kubernetes")]
-#[cfg(feature = "kubernetes")]
 mod engine;
-#[cfg(feature = "kubernetes")]
-mod follow;
-#[cfg(feature = "kubernetes")]
-mod follows;
 #[cfg(feature = "kubernetes")]
 mod hub;
 #[cfg(feature = "kubernetes")]
 mod judge;
 #[cfg(feature = "kubernetes")]
-mod lines;
-#[cfg(feature = "kubernetes")]
 mod manifest;
 #[cfg(feature = "kubernetes")]
 mod names;
 #[cfg(feature = "kubernetes")]
-mod position;
-#[cfg(feature = "kubernetes")]
 mod rights;
 #[cfg(feature = "kubernetes")]
 mod script;
-#[cfg(feature = "kubernetes")]
-mod stream;
 #[cfg(feature = "kubernetes")]
 mod view;
 #[cfg(feature = "kubernetes")]

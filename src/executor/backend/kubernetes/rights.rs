@@ -5,14 +5,13 @@ use k8s_openapi::api::authorization::v1::ResourceAttributes;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Group, resource, subresource, and what is done with it.
-const RIGHTS: [(&str, &str, &str, &[&str]); 5] = [
-    ("batch", "jobs", "", &["create", "get", "list", "watch", "delete"]),
-    ("", "pods", "", &["list", "watch", "delete"]),
-    ("", "pods", "log", &["get"]),
-    ("", "services", "", &["create", "delete"]),
+/// Group, resource, and what is done with it.
+const RIGHTS: [(&str, &str, &[&str]); 4] = [
+    ("batch", "jobs", &["create", "get", "list", "watch", "delete"]),
+    ("", "pods", &["list", "watch", "delete"]),
+    ("", "services", &["create", "delete"]),
     // Only to say why pods are not made.
-    ("", "events", "", &["list"]),
+    ("", "events", &["list"]),
 ];
 
 /// Warns of rights that are missing. That the cluster does not answer, or does not answer this, is no reason to stay away.
@@ -30,7 +29,7 @@ pub async fn check(cluster: Arc<Cluster>, shutdown: CancellationToken) {
     }
 }
 
-/// The rights that are surely missing: `create jobs`, `get pods/log`.
+/// The rights that are surely missing: `create jobs`, `list events`.
 async fn missing(cluster: &Cluster) -> Vec<String> {
     let mut missing = Vec::new();
     for (name, wish) in wishes() {
@@ -50,17 +49,15 @@ async fn missing(cluster: &Cluster) -> Vec<String> {
 fn wishes() -> Vec<(String, ResourceAttributes)> {
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     let mut wishes = Vec::new();
-    for (group, resource, below, verbs) in RIGHTS {
-        let whole = if below.is_empty() { resource.to_owned() } else { format!("{resource}/{below}") };
+    for (group, resource, verbs) in RIGHTS {
         for &verb in verbs {
             let wish = ResourceAttributes {
                 group: some(group),
                 resource: some(resource),
-                subresource: some(below),
                 verb: some(verb),
                 ..ResourceAttributes::default()
             };
-            wishes.push((format!("{verb} {whole}"), wish));
+            wishes.push((format!("{verb} {resource}"), wish));
         }
     }
     wishes
@@ -97,11 +94,9 @@ mod tests {
     #[test]
     fn rights_are_asked_for_as_the_cluster_names_them() {
         let wishes = wishes();
-        let (name, log) = wishes.iter().find(|(name, _)| name.contains("log")).unwrap();
-        assert_eq!(name, "get pods/log");
-        let text = serde_json::to_string(log).unwrap();
-        assert_eq!(text, r#"{"resource":"pods","subresource":"log","verb":"get"}"#);
+        let (_, list) = wishes.iter().find(|(name, _)| name == "list events").unwrap();
+        assert_eq!(serde_json::to_string(list).unwrap(), r#"{"resource":"events","verb":"list"}"#);
         assert_eq!(wishes[0].1.group.as_deref(), Some("batch"));
-        assert_eq!(wishes.len(), 12);
+        assert_eq!(wishes.len(), 11);
     }
 }

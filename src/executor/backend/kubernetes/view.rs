@@ -164,6 +164,14 @@ pub fn refusals(events: &[core::Event]) -> BTreeMap<String, String> {
     events.into_iter().filter_map(told).collect()
 }
 
+/// What keeps a pod from being begun, of its warnings: the latest failure that is not about finding a node.
+pub fn trouble(events: &[core::Event]) -> Option<String> {
+    let is_trouble =
+        |event: &&core::Event| event.reason.as_ref().is_some_and(|r| r.starts_with("Failed") && r != "FailedScheduling");
+    let latest = events.iter().filter(is_trouble).max_by_key(|event| seen(event))?;
+    Some(words(latest.reason.as_deref(), latest.message.as_deref()))
+}
+
 /// When it happened last, seconds since 1970.
 fn seen(event: &core::Event) -> Option<i64> {
     let last = event.last_timestamp.as_ref().map(|time| time.0.as_second());
@@ -249,6 +257,20 @@ mod tests {
         assert_eq!(told["b"], "FailedCreate: Internal error occurred: failed calling webhook \"x\"");
         assert_eq!(told["c"], "FailedCreate: exceeded quota: q, requested: pods=1, used: pods=0, limited: pods=1");
         assert_eq!((told.len(), refusals(&[]).len()), (3, 0));
+    }
+
+    #[test]
+    fn what_keeps_a_pod_is_its_latest_failure_after_it_has_a_node() {
+        let warning =
+            |reason: &str, at: u32, message: &str| core::Event { reason: Some(reason.into()), ..event("p", at, message) };
+        let events = [
+            warning("FailedScheduling", 9, "0/1 nodes"),
+            warning("FailedMount", 3, "not found"),
+            warning("FailedMount", 5, "timed out"),
+            warning("MissingClusterDNS", 8, "falling back"),
+        ];
+        assert_eq!(trouble(&events).as_deref(), Some("FailedMount: timed out"));
+        assert_eq!((trouble(&events[..1]), trouble(&[])), (None, None));
     }
 
     #[test]

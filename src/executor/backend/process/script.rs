@@ -1,26 +1,39 @@
 //! The two constant scripts of the process backend. Values reach them as arguments and variables, never as code; `cmd` and
 //! `init-cmd` are code by their nature (shell text of the user's) and are evaluated where they stand.
 
+use crate::executor::backend::pipe::functions;
+
 /// Leads the session. Arguments: the job's folder, the number of the try, then the arguments of the inner shell.
 ///
 /// It claims the try (see [`super::super::tries`]), says which process it is, survives a polite signal to the session, and writes
-/// the inner shell's status. No external program is used: the job's own PATH may hold none.
-pub(super) const WRAPPER: &str = r#"
+/// the inner shell's status. Output goes through a pipe (see [`super::super::pipe`]), which children that the command left in the
+/// background hold open: they are asked to end with it. It depends on no external program: the job's own PATH may hold none.
+pub(super) const WRAPPER: &str = concat!(
+    functions!(),
+    r#"
 pollinator_dir=$1
 ( set -C; : > "$pollinator_dir/began.$2" ) 2>/dev/null || exit 75
 printf '%s\n' "$$" > "$pollinator_dir/pid"
 trap : HUP INT QUIT TERM
 shift 2
-/bin/sh "$@"
-printf '%s\n' "$?" > "$pollinator_dir/status"
-"#;
+pollinator_open "$pollinator_dir/log" '' "$pollinator_dir/pipe"
+/bin/sh "$@" >> "$pollinator_out" 2>&1
+pollinator_end=$?
+[ -z "$pollinator_tee" ] || kill -TERM 0
+pollinator_close
+[ -z "$pollinator_torn" ] || : > "$pollinator_dir/torn.0"
+printf '%s\n' "$pollinator_end" > "$pollinator_dir/status"
+"#
+);
 
 /// Runs `init-cmd` once, then the command: one process, or several at once with their numbers.
 /// Arguments: the job's folder, `init-cmd`, how many, the command, then the command's own arguments.
 ///
 /// `init-cmd` is evaluated in this very shell, so that variables it exports and folders it changes to hold for the
 /// command.
-pub(super) const INNER: &str = r#"
+pub(super) const INNER: &str = concat!(
+    functions!(),
+    r#"
 if [ -n "$2" ]; then eval "$2" || exit $?; fi
 : > "$1/init-done"
 pollinator_dir=$1 pollinator_size=$3 pollinator_cmd=$4
@@ -30,10 +43,18 @@ pollinator_rank=0
 while [ "$pollinator_rank" -lt "$pollinator_size" ]; do
   export POLLINATOR_RANK=$pollinator_rank POLLINATOR_LOCAL_RANK=$pollinator_rank
   (
-    ( eval "$pollinator_cmd" )
-    printf '%s\n' "$?" > "$pollinator_dir/status.$POLLINATOR_RANK"
-  ) >> "$pollinator_dir/log.$POLLINATOR_RANK" 2>&1 &
+    # What init-cmd has set holds for the command, and not for what tells its end.
+    case $- in *e*) pollinator_set=-e ;; *) pollinator_set=+e ;; esac
+    set +e
+    pollinator_open "$pollinator_dir/log.$POLLINATOR_RANK" '' "$pollinator_dir/pipe.$POLLINATOR_RANK"
+    ( set "$pollinator_set"; eval "$pollinator_cmd" ) >> "$pollinator_out" 2>&1
+    pollinator_end=$?
+    pollinator_close
+    [ -z "$pollinator_torn" ] || : > "$pollinator_dir/torn.$POLLINATOR_RANK"
+    printf '%s\n' "$pollinator_end" > "$pollinator_dir/status.$POLLINATOR_RANK"
+  ) &
   pollinator_rank=$((pollinator_rank + 1))
 done
 wait
-"#;
+"#
+);

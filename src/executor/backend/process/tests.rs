@@ -174,6 +174,20 @@ async fn several_processes_know_their_numbers() {
     assert_eq!(log(&task), "once\n");
 }
 
+/// `set -e` of `init-cmd` holds for the command, and the status is told all the same.
+#[tokio::test]
+async fn several_processes_fail_at_the_first_command_where_init_says_so() {
+    let root = tempfile::tempdir().unwrap();
+    let mut task = several(root.path(), "false; echo never", 1, 2);
+    let mut job = (*task.job).clone();
+    let Work::Execute(command) = &mut job.work else { panic!() };
+    command.init = "set -e; IFS=0123456789".into();
+    task.job = Arc::new(job);
+    let ending = run(&task).await;
+    assert!(matches!(ending, Ending::Exited { status: 1, rank: Some(_), in_init: false, .. }), "{ending:?}");
+    assert_eq!(std::fs::read_to_string(task.folder.join("log.0")).unwrap(), "");
+}
+
 #[tokio::test]
 async fn the_first_failure_of_several_decides() {
     let root = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
 //! The two constant scripts of a batch job. What differs from job to job reaches them as encoded lines of files beside
 //! them (see [`crate::executor::backend::payload`]), never as text of theirs.
 
+use crate::executor::backend::pipe::functions;
+
 /// The batch script. Arguments: the job's folder, the number of the try.
 ///
 /// It claims the try (see `tries`), says which job it is and on which nodes, loads modules, starts the job step, and
@@ -58,12 +60,15 @@ pollinator_end "$pollinator_status"
 
 /// One process of the job step. Arguments: the job's folder, how many processes there are, where the command begins.
 ///
-/// Each leaves its own exit status; with several, each has an output of its own. A signal that ends the step reaches the
+/// Each leaves its own exit status; with several, each has an output of its own, to which it writes through a pipe (see
+/// [`crate::executor::backend::pipe`]). A signal that ends the step reaches the
 /// command as well, and its status is still written; that there was one is noted in `asked`, for a command may end with 0 then.
 /// Just before the image starts, the folders that it will see must be where
 /// they were: another job of the project could have put a link in the place of one while this one waited in the queue.
-pub const RANK: &str = r#"# Made by pollinator.
-pollinator_dir=$1
+pub const RANK: &str = concat!(
+    "# Made by pollinator.",
+    functions!(),
+    r#"pollinator_dir=$1
 pollinator_rank=${SLURM_PROCID:-0}
 pollinator_log=$pollinator_dir/log
 [ "$2" -eq 1 ] || pollinator_log=$pollinator_dir/log.$pollinator_rank
@@ -71,24 +76,28 @@ trap : HUP INT QUIT
 trap ': > "$pollinator_dir/asked"' TERM
 umask 077
 cd "$3" || cd /
-pollinator_status=
+pollinator_end=
 while IFS= read -r pollinator_line; do
   pollinator_value=$(printf '%b.' "$pollinator_line")
   pollinator_value=${pollinator_value%.}
   [ "$(cd -P "$pollinator_value" 2>/dev/null && pwd -P)" = "$pollinator_value" ] && continue
   echo "pollinator: $pollinator_value is not the folder that it was: it is not shown to the job" >> "$pollinator_log"
-  pollinator_status=1
+  pollinator_end=1
 done < "$pollinator_dir/sources"
 set --
 while IFS= read -r pollinator_line; do
   pollinator_value=$(printf '%b.' "$pollinator_line")
   set -- "$@" "${pollinator_value%.}"
 done < "$pollinator_dir/start"
-if [ -z "$pollinator_status" ]; then
-  "$@" "$pollinator_rank" "${SLURM_LOCALID:-0}" "${SLURM_NODEID:-0}" >> "$pollinator_log" 2>&1 < /dev/null
-  pollinator_status=$?
+if [ -z "$pollinator_end" ]; then
+  pollinator_open "$pollinator_log" '' "$pollinator_dir/pipe.$pollinator_rank"
+  "$@" "$pollinator_rank" "${SLURM_LOCALID:-0}" "${SLURM_NODEID:-0}" >> "$pollinator_out" 2>&1 < /dev/null
+  pollinator_end=$?
+  pollinator_close
+  [ -z "$pollinator_torn" ] || : > "$pollinator_dir/torn.$pollinator_rank"
 fi
 pollinator_file=$pollinator_dir/status.$pollinator_rank
-printf '%s\n' "$pollinator_status" > "$pollinator_file.tmp" && mv -f "$pollinator_file.tmp" "$pollinator_file"
-exit "$pollinator_status"
-"#;
+printf '%s\n' "$pollinator_end" > "$pollinator_file.tmp" && mv -f "$pollinator_file.tmp" "$pollinator_file"
+exit "$pollinator_end"
+"#
+);
