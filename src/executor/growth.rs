@@ -94,7 +94,8 @@ impl Growth {
 
     /// Looks as long as somebody waits.
     async fn look_on(self: Arc<Growth>) {
-        let mut refreshed = Instant::now();
+        let mut asking = tokio::spawn(std::future::ready(()));
+        let mut asked = Instant::now();
         loop {
             let groups: Vec<(u64, Arc<Vec<PathBuf>>)> = {
                 let mut groups = self.lock();
@@ -104,15 +105,15 @@ impl Growth {
                 }
                 groups.all.iter().map(|(id, group)| (*id, group.paths.clone())).collect()
             };
-            let due = refreshed.elapsed() >= REFRESH;
-            if due {
-                refreshed = Instant::now();
+            // A file server may take long to answer: the looks go on.
+            if !asking.is_finished() {
+                asked = Instant::now();
+            } else if asked.elapsed() >= REFRESH {
+                asked = Instant::now();
+                let paths: Vec<Arc<Vec<PathBuf>>> = groups.iter().map(|(_, paths)| paths.clone()).collect();
+                asking = tokio::spawn(blocking::run(move || refresh(paths.iter().flat_map(|paths| paths.iter()))));
             }
             let look = move || {
-                if due {
-                    refresh(groups.iter().flat_map(|(_, paths)| paths.iter()));
-                }
-                // What a file server took to answer is no work of ours.
                 let began = Instant::now();
                 let now = groups.into_iter().map(|(id, paths)| (id, sizes(&paths))).collect::<Vec<_>>();
                 (now, began.elapsed())
@@ -149,7 +150,8 @@ pub fn refresh<'a>(paths: impl Iterator<Item = &'a PathBuf> + Clone) {
         // One that is not there yet, or not any more, has nothing to show.
         drop(File::open(folder));
     }
-    for path in paths {
+    // Of those that are not there the folder tells.
+    for path in paths.filter(|path| path.symlink_metadata().is_ok()) {
         drop(regular::open(path));
     }
 }

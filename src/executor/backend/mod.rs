@@ -105,7 +105,7 @@ pub struct Task {
 }
 
 impl Task {
-    /// The main output: the executor's own lines for the reader of the process log stand there too, in order.
+    /// The main output: the executor's own lines for the reader of the process log stand there too.
     pub fn log(&self) -> PathBuf {
         self.folder.join("log")
     }

@@ -10,7 +10,7 @@
 //! made before the first is started, so that one that was made and not started tells that none was. Their names come from
 //! the attempt's folder: the engine itself refuses a second start, and finds them after our death.
 //!
-//! Output goes to files of the job's folder by redirection within the container, and so does the exit status: both are
+//! Output goes to files of the job's folder by a pipe within the container, and the exit status beside them: both are
 //! there whole, whatever became of the executor or the engine meanwhile. The engine is asked for all containers at once,
 //! and rarely: it only has to tell of those that ended without a status.
 

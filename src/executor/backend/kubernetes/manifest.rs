@@ -153,7 +153,7 @@ impl Maker {
         let secret = |name: &String| core::LocalObjectReference { name: name.clone() };
         let list = |names: &[String]| (!names.is_empty()).then(|| names.iter().map(secret).collect());
         Ok(core::PodSpec {
-            // Of the pod, not of the Job: waiting for a node does not count, and what ran over its time can still be read.
+            // Of the pod, not of the Job: waiting for a node does not count, and what ran over its time can still be looked at.
             active_deadline_seconds: Some(walltime.clamp(1, i64::from(i32::MAX))),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),

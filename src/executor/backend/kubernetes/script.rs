@@ -24,15 +24,15 @@ fi
 [ -w "${HOME:-/}" ] || export HOME=/tmp
 pollinator_open "/.pollinator/log.$pollinator_rank" yes "/dev/shm/.pollinator.$pollinator_rank" \
   "/tmp/.pollinator.$pollinator_rank" "/.pollinator/pipe.$pollinator_rank"
-[ -n "$pollinator_tee" ] || echo 'pollinator: what the command prints is to be seen in the log of its process only' >&2
-/bin/sh /.pollinator/run /.pollinator "$pollinator_rank" "$2" "$pollinator_node" >> "$pollinator_out" 2>&1 &
+[ -n "$pollinator_copier" ] || echo 'pollinator: what the command prints is to be seen in the log of its process only' >&2
+/bin/sh /.pollinator/run /.pollinator "$pollinator_rank" "$2" "$pollinator_node" >> "$pollinator_out" 2>&1 9<&- &
 pollinator_child=$!
 if [ $$ -eq 1 ]; then trap 'kill -TERM -1' TERM; else trap 'kill -TERM $pollinator_child' TERM; fi
 pollinator_wait "$pollinator_child"
 pollinator_end=$pollinator_status
-[ -z "$pollinator_tee" ] || [ $$ -ne 1 ] || kill -TERM -1 2>/dev/null
+[ -z "$pollinator_copier" ] || [ $$ -ne 1 ] || kill -TERM -1 2>/dev/null
 pollinator_close
-[ -z "$pollinator_torn" ] || : > "/.pollinator/torn.$pollinator_rank"
+[ -z "$pollinator_torn" ] || printf '' 2>/dev/null > "/.pollinator/torn.$pollinator_rank"
 printf '%s\n' "$pollinator_end" > "/.pollinator/status.$pollinator_rank"
 exit "$pollinator_end"
 "#

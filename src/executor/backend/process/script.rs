@@ -17,11 +17,11 @@ printf '%s\n' "$$" > "$pollinator_dir/pid"
 trap : HUP INT QUIT TERM
 shift 2
 pollinator_open "$pollinator_dir/log" '' "$pollinator_dir/pipe"
-/bin/sh "$@" >> "$pollinator_out" 2>&1
+/bin/sh "$@" >> "$pollinator_out" 2>&1 9<&-
 pollinator_end=$?
-[ -z "$pollinator_tee" ] || kill -TERM 0
+[ -z "$pollinator_copier" ] || kill -TERM 0
 pollinator_close
-[ -z "$pollinator_torn" ] || : > "$pollinator_dir/torn.0"
+[ -z "$pollinator_torn" ] || printf '' 2>/dev/null > "$pollinator_dir/torn.0"
 printf '%s\n' "$pollinator_end" > "$pollinator_dir/status"
 "#
 );
@@ -44,13 +44,16 @@ while [ "$pollinator_rank" -lt "$pollinator_size" ]; do
   export POLLINATOR_RANK=$pollinator_rank POLLINATOR_LOCAL_RANK=$pollinator_rank
   (
     # What init-cmd has set holds for the command, and not for what tells its end.
-    case $- in *e*) pollinator_set=-e ;; *) pollinator_set=+e ;; esac
-    set +e
+    { pollinator_set=$-; set +ex; } 2>/dev/null
     pollinator_open "$pollinator_dir/log.$POLLINATOR_RANK" '' "$pollinator_dir/pipe.$POLLINATOR_RANK"
-    ( set "$pollinator_set"; eval "$pollinator_cmd" ) >> "$pollinator_out" 2>&1
+    (
+      case $pollinator_set in *e*) set -e ;; esac
+      case $pollinator_set in *x*) set -x ;; esac
+      eval "$pollinator_cmd"
+    ) >> "$pollinator_out" 2>&1 9<&-
     pollinator_end=$?
     pollinator_close
-    [ -z "$pollinator_torn" ] || : > "$pollinator_dir/torn.$POLLINATOR_RANK"
+    [ -z "$pollinator_torn" ] || printf '' 2>/dev/null > "$pollinator_dir/torn.$POLLINATOR_RANK"
     printf '%s\n' "$pollinator_end" > "$pollinator_dir/status.$POLLINATOR_RANK"
   ) &
   pollinator_rank=$((pollinator_rank + 1))

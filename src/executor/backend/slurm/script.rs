@@ -91,10 +91,10 @@ while IFS= read -r pollinator_line; do
 done < "$pollinator_dir/start"
 if [ -z "$pollinator_end" ]; then
   pollinator_open "$pollinator_log" '' "$pollinator_dir/pipe.$pollinator_rank"
-  "$@" "$pollinator_rank" "${SLURM_LOCALID:-0}" "${SLURM_NODEID:-0}" >> "$pollinator_out" 2>&1 < /dev/null
+  "$@" "$pollinator_rank" "${SLURM_LOCALID:-0}" "${SLURM_NODEID:-0}" >> "$pollinator_out" 2>&1 < /dev/null 9<&-
   pollinator_end=$?
   pollinator_close
-  [ -z "$pollinator_torn" ] || : > "$pollinator_dir/torn.$pollinator_rank"
+  [ -z "$pollinator_torn" ] || printf '' 2>/dev/null > "$pollinator_dir/torn.$pollinator_rank"
 fi
 pollinator_file=$pollinator_dir/status.$pollinator_rank
 printf '%s\n' "$pollinator_end" > "$pollinator_file.tmp" && mv -f "$pollinator_file.tmp" "$pollinator_file"
