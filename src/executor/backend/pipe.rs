@@ -63,6 +63,8 @@ pollinator_open() {
   shift 2
   for pollinator_pipe in "$@"; do
     "$pollinator_mkfifo" -m 600 "$pollinator_pipe" "$pollinator_pipe.end" 2>/dev/null || continue
+    # Where it cannot be opened, exec would end the shell.
+    ( exec 9<> "$pollinator_pipe" ) 2>/dev/null || continue
     exec 9<> "$pollinator_pipe"
     # (Redirected, the function would keep what it closes.)
     ( exec 9<&-; pollinator_copy ) < "$pollinator_pipe" &
@@ -74,7 +76,7 @@ pollinator_open() {
 pollinator_close() {
   [ -n "$pollinator_copier" ] || return 0
   exec 9<&-
-  "$pollinator_sleep" 5 > "$pollinator_pipe.end" &
+  ( trap '' HUP INT QUIT TERM USR1 USR2; exec "$pollinator_sleep" 5 ) > "$pollinator_pipe.end" &
   pollinator_limit=$!
   # The copier says how it ended; or all that is said is the end of the sleep.
   while :; do
