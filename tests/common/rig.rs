@@ -56,7 +56,11 @@ pub struct Served(Option<tokio::runtime::Runtime>);
 
 impl Drop for Served {
     fn drop(&mut self) {
-        self.0.take().unwrap().shutdown_background();
+        let runtime = self.0.take().unwrap();
+        // As of a process that is gone its ports are free then: another could not have them at once. (A runtime may not be waited for
+        // within another one.)
+        let gone = std::thread::spawn(move || runtime.shutdown_timeout(Duration::from_secs(10)));
+        gone.join().unwrap();
     }
 }
 
