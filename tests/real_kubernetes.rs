@@ -109,14 +109,14 @@ impl Lab {
 
     /// The pods of a process, once there are so many.
     async fn pods(&self, process: &str, count: usize) -> Vec<Pod> {
-        let list = ListParams::default().labels(&format!("pollinator/process={}", &process[..63]));
+        let list = of_process(process);
         let pods = self.kube.pods().await;
         until("the pods", async || Some(pods.list(&list).await.unwrap().items).filter(|found| found.len() >= count)).await
     }
 
     /// Waits until nothing of a process is left in the cluster.
     async fn nothing_left(&self, process: &str) {
-        let list = ListParams::default().labels(&format!("pollinator/process={}", &process[..63]));
+        let list = of_process(process);
         let (jobs, pods, services) = (self.kube.jobs().await, self.kube.pods().await, self.kube.services().await);
         until("everything is removed", async || {
             let left = jobs.list(&list).await.unwrap().items.len()
@@ -130,6 +130,11 @@ impl Lab {
     fn open(&self, gate: &str) {
         std::fs::write(self.rig.fs(&format!("pollinator/p/result/{gate}")), "").unwrap();
     }
+}
+
+/// What there is of a process in the cluster.
+fn of_process(id: &str) -> ListParams {
+    ListParams::default().labels(&format!("pollinator/process={}", &id[..63]))
 }
 
 /// Shell text that waits until the test opens a gate.
@@ -466,7 +471,7 @@ async fn what_keeps_a_pod_from_being_begun_is_told() {
     assert!(process.attribute("WAITING-1").is_some_and(|value| value.starts_with("FailedMount: ")), "{log}");
     lab.rig.user.cancel(&id).await.unwrap();
     // A kubelet may wait two minutes for a volume before it lets a pod go.
-    let list = ListParams::default().labels(&format!("pollinator/process={}", &id[..63]));
+    let list = of_process(&id);
     let pods = lab.kube.pods().await;
     until("the pod is deleted", async || {
         let left = pods.list(&list).await.unwrap().items;

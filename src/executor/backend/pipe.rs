@@ -101,14 +101,14 @@ pub fn torn(task: &Task) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::path::Path;
     use std::process::Command;
     use std::process::Output;
     use std::process::Stdio;
 
-    /// Shells that may lead a job.
-    fn shells() -> Vec<Vec<&'static str>> {
+    /// Shells that may lead a job, those that this machine has.
+    pub(crate) fn shells() -> Vec<Vec<&'static str>> {
         let all = [vec!["/bin/dash"], vec!["/bin/bash", "--posix"], vec!["/bin/busybox", "sh"]];
         all.into_iter().filter(|words| Path::new(words[0]).exists()).collect()
     }
@@ -184,10 +184,8 @@ echo "torn: $pollinator_torn, status: $end" >&2
     fn what_is_left_running_is_not_waited_for_in_the_end() {
         for shell in shells() {
             let folder = tempfile::tempdir().unwrap();
-            let cmd =
-                "echo one; ( trap '' TERM; until test -e \"$0\"; do sleep 0.1; done; echo three; echo > \"$0.done\" ) & echo two";
             let go = folder.path().join("go");
-            let cmd = cmd.replace("$0", go.to_str().unwrap());
+            let cmd = format!("echo one; ( until test -e {}; do sleep 0.1; done; echo three ) & echo two", go.display());
             let (log, output) = run(&shell, folder.path(), "", "/usr/bin:/bin", &cmd);
             assert_eq!((&*log, &*output.stderr), ("one\ntwo\n", &b"torn: , status: 0\n"[..]), "{shell:?}");
             std::fs::write(&go, "").unwrap();

@@ -45,6 +45,7 @@ pub(super) const REPLACEMENT: &str = "pollinator: replacement";
 mod tests {
     use super::LEAD;
     use crate::executor::backend::payload;
+    use crate::executor::backend::pipe::tests::shells;
     use crate::executor::spec::Command;
     use std::collections::BTreeMap;
     use std::os::unix::process::CommandExt;
@@ -62,11 +63,6 @@ mod tests {
         let mut lead = std::process::Command::new(shell[0]);
         lead.args(&shell[1..]).args(["-c", &text, "pollinator", "1", "0", "0"]).env_clear().env("PATH", path);
         lead.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().unwrap()
-    }
-
-    fn shells() -> Vec<Vec<&'static str>> {
-        let all = [vec!["/bin/dash"], vec!["/bin/bash", "--posix"], vec!["/bin/busybox", "sh"]];
-        all.into_iter().filter(|words| Path::new(words[0]).exists()).collect()
     }
 
     fn read(folder: &Path, name: &str) -> String {
